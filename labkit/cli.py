@@ -1,0 +1,126 @@
+"""The command line: thin commands, each hands over to the module that does the work.
+
+Modules are imported inside the commands, so that ``labkit --help`` and ``labkit doctor`` start at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from labkit import __version__
+from labkit.errors import LabkitError
+
+
+class _Group(click.Group):
+    """A group that shows the lab's own errors as text, not as tracebacks."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except LabkitError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(2)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """Learn Linux through eBPF, and find noisy neighbours for real."""
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+def doctor(as_json: bool) -> None:
+    """What this machine can do, what follows, and how to mend it. Exit 0: live; 3: replay only."""
+    from labkit.doctor import report
+
+    sys.exit(report(as_json=as_json))
+
+
+@main.command()
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--dry", is_flag=True, help="Only say what would be done.")
+@click.option("--quiet", is_flag=True, help="Say nothing when there is nothing to do.")
+def setup(yes: bool, dry: bool, quiet: bool) -> None:
+    """Name, then install, mount and grant what live measurement needs."""
+    from labkit.system import setup as run_setup
+
+    sys.exit(run_setup(assume_yes=yes, dry=dry, quiet=quiet))
+
+
+@main.command()
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--dry", is_flag=True, help="Only say what would be done.")
+def uninstall(yes: bool, dry: bool) -> None:
+    """Take back what `setup` did on this machine."""
+    from labkit.system import uninstall as run_uninstall
+
+    sys.exit(run_uninstall(assume_yes=yes, dry=dry))
+
+
+@main.command()
+@click.option("--seconds", type=float, default=5.0, show_default=True, help="How long to measure.")
+@click.option("--mode", type=click.Choice(["auto", "live", "replay"]), default="auto", show_default=True)
+def first(seconds: float, mode: str) -> None:
+    """One true finding about this machine's run queues."""
+    from labkit.first import first_finding
+
+    sys.exit(first_finding(seconds=seconds, mode=mode))
+
+
+@main.command()
+@click.argument("notebooks", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--mode", type=click.Choice(["auto", "live", "replay"]), default="auto", show_default=True)
+@click.option("-p", "--parameter", "parameters", nargs=2, multiple=True, metavar="NAME VALUE")
+@click.option("--timeout", "timeout_s", type=float, default=300.0, show_default=True, help="Seconds per notebook.")
+@click.option("--outcomes", type=click.Path(path_type=Path), default=None, help="Folder for findings and figures.")
+@click.option("--record", is_flag=True, help="Record captures for replay while running live.")
+def run(
+    notebooks: tuple[Path, ...],
+    mode: str,
+    parameters: tuple[tuple[str, str], ...],
+    timeout_s: float,
+    outcomes: Path | None,
+    record: bool,
+) -> None:
+    """Run notebooks headless, in order, under the strict gate (all of them when none is named)."""
+    from labkit.runner import run_command
+
+    sys.exit(
+        run_command(
+            notebooks,
+            mode=mode,
+            parameters=dict(parameters),
+            timeout_s=timeout_s,
+            outcomes=outcomes,
+            record=record,
+        )
+    )
+
+
+@main.command()
+@click.argument("program")
+@click.option("--seconds", type=float, default=5.0, show_default=True)
+@click.option("-p", "--parameter", "parameters", nargs=2, multiple=True, metavar="NAME VALUE")
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder for the capture.")
+def record(program: str, seconds: float, parameters: tuple[tuple[str, str], ...], out: Path) -> None:
+    """Run a program for a while and keep its maps as a capture (Parquet)."""
+    from labkit.capture import record_command
+
+    sys.exit(record_command(program, seconds=seconds, parameters=dict(parameters), out=out))
+
+
+@main.command()
+@click.argument("capture", type=click.Path(path_type=Path, exists=True))
+def replay(capture: Path) -> None:
+    """Show a capture: its environment, its ledger and its frames."""
+    from labkit.capture import replay_command
+
+    sys.exit(replay_command(capture))
+
+
+if __name__ == "__main__":
+    main()
