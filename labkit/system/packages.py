@@ -1,0 +1,214 @@
+"""The system's packages: bcc, kernel headers, and a few tools, by apt."""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from labkit.errors import LabkitError
+from labkit.kernel import bcc, headers
+from labkit.system.step import Done, OutOfReach, SetupFailed, Step, command
+
+__all__ = ["Packages", "Want", "parse_candidates", "parse_simulation"]
+
+_DEBIAN_ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
+_APT = ("apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=120", "-o", "Acquire::Retries=2",
+        "-o", "Acquire::http::Timeout=20", "-o", "Acquire::https::Timeout=20")  # fmt: skip
+# NEEDRESTART_SUSPEND: Ubuntu's needrestart would restart services, or ask.
+_QUIET = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_SUSPEND": "1", "APT_LISTCHANGES_FRONTEND": "none"}
+
+
+@dataclass(frozen=True)
+class Want:
+    """Something the lab uses from the system.
+
+    :param what: what it is, for people.
+    :param packages: packages that provide it, the best first; the first one that the archive has is taken.
+    :param present: True if the machine has it already, from wherever.
+    :param needed: False if the lab goes on without it.
+    """
+
+    what: str
+    packages: tuple[str, ...]
+    present: Callable[[], bool]
+    needed: bool = True
+
+
+def _has_bcc() -> bool:
+    try:
+        bcc.locate()
+    except LabkitError:
+        return False
+    return True
+
+
+def _has_headers() -> bool:
+    try:
+        headers.find()
+    except LabkitError:
+        return False
+    return True
+
+
+def _has_tool(name: str) -> Callable[[], bool]:
+    return lambda: any(shutil.which(name, path=path) for path in (None, "/usr/local/sbin:/usr/sbin:/sbin"))
+
+
+def wants() -> list[Want]:
+    """All that the lab uses; offsets come from BTF, so any headers serve, those that match first."""
+    arch = _DEBIAN_ARCH.get(platform.machine(), platform.machine())
+    matching = f"linux-headers-{platform.release()}"
+    return [
+        Want("bcc, the compiler of the lab's programs", ("python3-bpfcc",), _has_bcc),
+        Want(
+            "kernel headers for it, those of this kernel or the nearest",
+            (matching, f"linux-headers-{arch}", f"linux-headers-cloud-{arch}", "linux-headers-generic"),
+            _has_headers,
+        ),
+        Want("shows what is loaded", ("bpftool", "linux-tools-common"), _has_tool("bpftool"), needed=False),
+        Want("known workloads", ("stress-ng",), _has_tool("stress-ng"), needed=False),
+        Want("loads kernel modules (headers in the kernel)", ("kmod",), _has_tool("modprobe"), needed=False),
+    ]
+
+
+def parse_candidates(policy: str) -> set[str]:
+    """Names that the archive can install, from the output of ``apt-cache policy NAMES``.
+
+    >>> parse_candidates("kmod:\\n  Installed: (none)\\n  Candidate: 30-1\\nnone:\\n  Candidate: (none)\\n")
+    {'kmod'}
+    """
+    found = re.findall(r"^(\S+):\n(?:  .*\n)*?  Candidate: (\S+)", policy, flags=re.MULTILINE)
+    return {name for name, version in found if version != "(none)"}
+
+
+def parse_simulation(text: str, verb: str) -> list[str]:
+    """Names after ``Inst`` or ``Remv`` in the output of ``apt-get --simulate``.
+
+    >>> parse_simulation("Inst kmod [29] (30 Debian)\\nInst new (1 Debian)\\nConf kmod (30 Debian)\\n", "Inst")
+    ['kmod', 'new']
+    """
+    return re.findall(rf"^{verb} (\S+)", text, flags=re.MULTILINE)
+
+
+def _installed() -> set[str]:
+    listing = command(["dpkg-query", "-W", "-f", "${db:Status-Abbrev} ${Package}\n"])
+    return {line.split()[1] for line in listing.splitlines() if line.startswith("ii")}
+
+
+class Packages(Step):
+    """Debian and Ubuntu packages; other systems may bring the same tools by themselves."""
+
+    name = "packages"
+    why = "programs are compiled on this machine, for this kernel"
+
+    def __init__(self, given_up: Collection[str] = ()) -> None:
+        """:param given_up: packages that need not be asked for again, if the lab goes on without them."""
+        self.given_up = frozenset(given_up)
+
+    def _absent(self) -> list[Want]:
+        return [
+            want
+            for want in wants()
+            if (want.needed or want.packages[0] not in self.given_up) and not want.present()
+        ]
+
+    def missing(self) -> list[str]:
+        return [f"install {want.packages[0]}: {want.what}" for want in self._absent()]
+
+    def apply(self, done: Done) -> None:
+        if not shutil.which("apt-get"):
+            raise OutOfReach(
+                "the packages cannot be installed",
+                why="this system has no apt-get",
+                remedy=f"install by its own means: {', '.join(want.what for want in self._absent() if want.needed)}",
+            )
+        names, unavailable = self._choose()
+        if unavailable:
+            self._update()
+            names, unavailable = self._choose()
+        if names:
+            self._install(names, done)
+        done.given_up = sorted(
+            {*done.given_up, *(want.packages[0] for want in unavailable if not want.needed)}
+        )
+        lacking = [want for want in unavailable if want.needed]
+        if lacking:
+            raise OutOfReach(
+                f"no package for: {'; '.join(want.what for want in lacking)}",
+                why=f"the archives that apt knows do not have {', '.join(lacking[0].packages)}",
+                remedy="add your distribution's main archive to apt's sources, then ./task setup",
+            )
+
+    def _choose(self) -> tuple[list[str], list[Want]]:
+        """Names to install now, and what the archive (as apt knows it now) does not have."""
+        absent = self._absent()
+        asked = [name for want in absent for name in want.packages]
+        known = parse_candidates(command(["apt-cache", "policy", *asked]) if asked else "")
+        choices = [(want, next((name for name in want.packages if name in known), None)) for want in absent]
+        return [name for _, name in choices if name], [want for want, name in choices if not name]
+
+    def _update(self) -> None:
+        # By default apt-get update ends with 0 even if no archive answered.
+        print("  apt-get update ...", flush=True)
+        try:
+            command([*_APT, "-o", "APT::Update::Error-Mode=any", "update"], env=_QUIET)
+        except SetupFailed as error:
+            print(f"  not every archive answered: {error.why[:200]}", flush=True)
+
+    def _install(self, names: list[str], done: Done) -> None:
+        try:
+            self._install_once(names, done)
+        except SetupFailed as first:
+            # Usually lists older than the archive. Once more with fresh ones, and then only what cannot be done without.
+            self._update()
+            needed = {name for want in wants() if want.needed for name in want.packages}
+            try:
+                self._install_once([name for name in names if name in needed] or names, done)
+            except SetupFailed as error:
+                raise OutOfReach(
+                    "the packages cannot be installed",
+                    why=error.why,
+                    remedy=f"mend apt, then ./task setup (or: apt-get install {' '.join(names)})",
+                ) from first
+
+    def _install_once(self, names: list[str], done: Done) -> None:
+        install = [*_APT, "install", "--no-install-recommends", *names]
+        before = _installed()
+        planned = parse_simulation(command([*install, "--simulate"], env=_QUIET), "Inst")
+        new = [name.split(":")[0] for name in planned if name.split(":")[0] not in before]
+        print(
+            f"  apt-get install {' '.join(names)} ({len(new)} packages with what they need) ...", flush=True
+        )
+        # Remembered before it is done: a set-up killed half way can still be taken back.
+        done.packages = sorted({*done.packages, *new})
+        done.save()
+        command([*install], env=_QUIET)
+
+    def owned(self, done: Done) -> list[str]:
+        return [f"remove {len(done.packages)} packages: {', '.join(done.packages)}"] if done.packages else []
+
+    def undo(self, done: Done) -> None:
+        removable, kept = self._removable(sorted(set(done.packages) & _installed()))
+        if kept:
+            print(f"  kept, because other packages use them now: {', '.join(kept)}", flush=True)
+        if removable:
+            command([*_APT, "purge", *removable], env=_QUIET, what="the packages cannot be removed")
+        done.packages = []
+        done.given_up = []
+
+    def _removable(self, ours: list[str]) -> tuple[list[str], list[str]]:
+        """Ours split in two: what can go alone, and what packages that are not ours depend on by now."""
+
+        def takes_others(names: list[str]) -> bool:
+            going = parse_simulation(
+                command([*_APT, "purge", "--simulate", *names], env=_QUIET), "(?:Remv|Purg)"
+            )
+            return not {name.split(":")[0] for name in going} <= set(ours)
+
+        if not ours or not takes_others(ours):
+            return ours, []
+        kept = [name for name in ours if takes_others([name])]
+        return [name for name in ours if name not in kept], kept
