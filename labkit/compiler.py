@@ -9,6 +9,7 @@ checked against the digest it was stored with.
 from __future__ import annotations
 
 import base64
+import difflib
 import hashlib
 import json
 import os
@@ -232,21 +233,35 @@ def source_lines(spec: ProgramSpec, hooks: Mapping[str, Hook], constants: Mappin
     with tempfile.TemporaryDirectory(prefix="labkit-compile-") as room:
         out = Path(room) / "artifact.json"
         tree, location = headers.merged_tree(), bcc.locate()
-        _, log = _run_worker(spec, generated, Path(room), tree, location, out, debug=_DEBUG_SOURCE)
-    return _parse_listing(log)
+        _, log = _run_worker(spec, generated, Path(room), tree, location, out, debug=_DEBUG_LISTING)
+    return _parse_listing(log, spec.source)
 
 
-_DEBUG_SOURCE = 8
+# bcc's DEBUG_PREPROCESSOR (the rewritten source) and DEBUG_SOURCE (instructions with lines of the rewritten source).
+_DEBUG_LISTING = 0x4 | 0x8
 
 
-def _parse_listing(text: str) -> dict[str, dict[int, int]]:
+def _parse_listing(text: str, source: str) -> dict[str, dict[int, int]]:
+    rewritten, _, listing = text.partition("Disassembly of function ")
+    to_source = _line_map(rewritten.splitlines()[1:], source.splitlines())
     lines: dict[str, dict[int, int]] = {}
     function, line = "", 0
-    for row in text.splitlines():
+    for row in ("Disassembly of function " + listing).splitlines():
         if match := re.match(r"^Disassembly of function (\w+)", row):
             function, line = match.group(1), 0
         elif match := re.search(r"; .*// Line\s+(\d+)", row):
-            line = int(match.group(1))
+            line = to_source.get(int(match.group(1)), 0)
         elif (match := re.match(r"^\s*(\d+):\s", row)) and function and line:
             lines.setdefault(function, {})[int(match.group(1))] = line
     return lines
+
+
+def _line_map(rewritten: list[str], source: list[str]) -> dict[int, int]:
+    """Line of bcc's rewritten source -> line of ours: bcc adds lines and changes some, but keeps the order."""
+    matcher = difflib.SequenceMatcher(None, [r.strip() for r in rewritten], [s.strip() for s in source], False)
+    found: dict[int, int] = {}
+    for _, start, end, ours, ours_end in matcher.get_opcodes():
+        for step in range(end - start):
+            if ours < ours_end:
+                found[start + step + 1] = min(ours + step, ours_end - 1) + 1
+    return found

@@ -77,8 +77,8 @@ def _impossible() -> str | None:
     """Why nothing can be set up on this system at all, with the remedy, in one line; None where it can."""
     if platform.system() == "Linux":
         return None
-    remedy = "the lab runs in replay here; live needs a Linux machine (on a Mac: a Lima guest, two commands, see lima/README.md)"
-    return f"set-up: {platform.system()} has no eBPF that the lab could use: {remedy}"
+    remedy = "live needs a Linux machine (on a Mac a Lima guest, by two commands: lima/README.md)"
+    return f"set-up: {platform.system()} has no eBPF for the lab, so it runs in replay; {remedy}"
 
 
 def setup(*, assume_yes: bool = False, dry: bool = False, quiet: bool = False) -> int:

@@ -162,7 +162,7 @@ class Packages(Step):
         try:
             self._install_once(names, done)
         except SetupFailed as first:
-            # Usually lists older than the archive. Once more with fresh ones, and then only what cannot be done without.
+            # Usually lists older than the archive. Once more with fresh ones, and only what is needed.
             self._update()
             needed = {name for want in wants() if want.needed for name in want.packages}
             try:

@@ -1,0 +1,2 @@
+"""placeholder"""
+def has_fentry(): return False

@@ -1,0 +1,418 @@
+"""Load a program, attach it to the first hook that this kernel has, read its maps, free everything.
+
+>>> with load("hello") as prog:                        # doctest: +SKIP
+...     subprocess.run(["true"])
+...     prog.frame("hello")
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import hashlib
+import os
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import pandas as pd
+
+from labkit import bpfsys
+from labkit.bpfsys import AttachType, ProgType
+from labkit.compiler import Artifact, Function, compile_program, source_lines
+from labkit.errors import (
+    HookNotFound,
+    LabkitError,
+    MapError,
+    MissingPrivilege,
+    UnsupportedKernel,
+    VerifierRejected,
+)
+from labkit.kernel import btf
+from labkit.kernel import hooks as kernel_hooks
+from labkit.kernel.privilege import privilege
+from labkit.ledger import Ledger
+from labkit.maps import Map
+from labkit.paths import bpf_dir
+from labkit.spec import Hook, MapSpec, ProgramSpec, parse, read
+
+__all__ = ["Program", "load", "program_hash", "stale_programs"]
+
+_TYPES = {
+    "kprobe": ProgType.KPROBE,
+    "fentry": ProgType.TRACING,
+    "tracepoint": ProgType.TRACEPOINT,
+    "raw_tracepoint": ProgType.RAW_TRACEPOINT,
+}
+_LOG_BYTES = 1 << 20
+_REFUSED = "the kernel's verifier refuses the program"
+
+
+def program_hash(spec: ProgramSpec) -> str:
+    """Identity of a program: SHA-256 over its source and the shared header, 16 hex digits."""
+    shared = (bpf_dir() / "lk.h").read_text()
+    return hashlib.sha256(f"{spec.source}\0{shared}".encode()).hexdigest()[:16]
+
+
+@dataclass
+class _Attached:
+    hook: Hook
+    prog_fd: int
+    link_fd: int
+    passed_over: list[str] = field(default_factory=list)
+
+
+class Program:
+    """A program in the kernel. Made by :func:`load`; a context manager that frees everything.
+
+    :ivar spec: what its header comment says.
+    :ivar params: its parameters, defaults included.
+    :ivar cached: True if no compiler ran.
+    """
+
+    def __init__(self, spec: ProgramSpec, params: Mapping[str, int], *, label: str = "") -> None:
+        self.spec = spec
+        self.params = dict(params)
+        self.label = label or spec.name
+        self.cached = False
+        self.maps: dict[str, Map] = {}
+        self._attached: dict[str, _Attached] = {}
+        self._stats_fd = -1
+        self._stats_error = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self.close()
+
+    def close(self) -> None:
+        """Detach, unload, free the maps. May be called twice."""
+        for attached in self._attached.values():
+            for fd in (attached.link_fd, attached.prog_fd):
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+        self._attached.clear()
+        for table in self.maps.values():
+            table.close()
+        if self._stats_fd >= 0:
+            os.close(self._stats_fd)
+            self._stats_fd = -1
+
+    @property
+    def hooks(self) -> pd.DataFrame:
+        """What was attached.
+
+        :returns: columns ``label``, ``hook`` (the chosen one), ``passed_over`` (better ones, and why not), all str.
+        """
+        rows = [(label, str(a.hook), "; ".join(a.passed_over)) for label, a in self._attached.items()]
+        frame = pd.DataFrame(rows, columns=["label", "hook", "passed_over"])
+        return frame.astype("str")
+
+    def frame(self, name: str, *, per_cpu: bool = False, explode: str | None = None) -> pd.DataFrame:
+        """A map as a DataFrame; see :meth:`labkit.maps.Map.frame`.
+
+        :raises MapError: if the program has no such map, or it is closed.
+        """
+        if name not in self.maps:
+            known = [key for key, table in self.maps.items() if not table.spec.internal]
+            raise MapError(f"program {self.spec.name} has no map {name!r}", why=f"it has: {', '.join(known)}")
+        return self.maps[name].frame(per_cpu=per_cpu, explode=explode)
+
+    @property
+    def ledger(self) -> Ledger:
+        """The loss ledger as it stands now.
+
+        :raises MapError: if the program keeps none.
+        """
+        if self.spec.ledger is None:
+            raise MapError(f"program {self.spec.name} keeps no ledger", remedy="add `ledger:` to its header comment")
+        per_cpu = self.frame("ledger", per_cpu=True)
+        total = per_cpu.drop(columns=["key", "cpu"]).sum()
+        unseen = None
+        if self.spec.ledger.counter:
+            first, last, calls = self.spec.ledger.counter
+            called = per_cpu[per_cpu[calls] > 0]
+            unseen = int((called[last] - called[first] + 1 - called[calls]).sum())
+        return Ledger(
+            capture=self.label,
+            mode="live",
+            seen=int(total["seen"]),
+            delivered=int(total["delivered"]),
+            losses={cause: int(total[cause]) for cause in self.spec.ledger.losses},
+            unseen=unseen,
+            event=self.spec.ledger.event,
+        )
+
+    def cost(self) -> pd.DataFrame:
+        """What the program itself costs, from the kernel's statistics since it was loaded.
+
+        :returns: columns ``program`` (str), ``run_count`` (uint64), ``run_time_ns`` (uint64), ``ns_per_run`` (float64, NaN
+            where nothing ran). Where statistics are not permitted the frame has no rows and
+            ``frame.attrs["not_permitted"]`` says why; :attr:`cost_note` says it in words.
+        """
+        infos = [] if self._stats_fd < 0 else [bpfsys.prog_info(a.prog_fd) for a in self._attached.values()]
+        frame = pd.DataFrame(
+            {
+                "program": pd.Series([i.name for i in infos], dtype="str"),
+                "run_count": pd.Series([i.run_count for i in infos], dtype="uint64"),
+                "run_time_ns": pd.Series([i.run_time_ns for i in infos], dtype="uint64"),
+            }
+        )
+        frame["ns_per_run"] = frame["run_time_ns"] / frame["run_count"].where(frame["run_count"] > 0)
+        if self._stats_error:
+            frame.attrs["not_permitted"] = self._stats_error
+        return frame
+
+    @property
+    def cost_note(self) -> str:
+        """Empty if the cost is measured, else why not."""
+        return self._stats_error
+
+    def describe(self) -> str:
+        """What was attached and why, a line per hook."""
+        lines = [f"{self.spec.name}: {self.spec.purpose}"]
+        for label, attached in self._attached.items():
+            lines.append(f"  {label} -> {attached.hook}")
+            lines += [f"    not {reason}" for reason in attached.passed_over]
+        return "\n".join(lines)
+
+    # -- loading -----------------------------------------------------------------------------------------------
+
+    def _start(self, preferred: Mapping[str, str]) -> None:
+        if privilege().can_count_cost:
+            with contextlib.suppress(OSError):
+                self._stats_fd = bpfsys.enable_stats()
+        if self._stats_fd < 0:
+            self._stats_error = "counting the cost of BPF programs needs CAP_SYS_ADMIN, which this process lacks"
+        passed_over: dict[str, list[str]] = {label: [] for label in self.spec.hooks}
+        refused: set[Hook] = set()
+        while True:
+            chosen = {
+                label: _choose(self.spec, label, candidates, preferred.get(label), refused, passed_over[label])
+                for label, candidates in self.spec.hooks.items()
+            }
+            artifact = compile_program(self.spec, chosen, self.params)
+            try:
+                self._load_all(artifact, chosen, passed_over)
+            except _HookRefused as error:
+                self._release()
+                refused.add(error.hook)
+                passed_over[error.label].append(f"{error.hook}: {error.reason}")
+                continue
+            self.cached = artifact.cached
+            return
+
+    def _release(self) -> None:
+        stats, self._stats_fd = self._stats_fd, -1
+        self.close()
+        self._stats_fd = stats
+        self.maps.clear()
+
+    def _load_all(
+        self, artifact: Artifact, chosen: Mapping[str, Hook], passed_over: Mapping[str, list[str]]
+    ) -> None:
+        for definition in artifact.maps:
+            table = Map(definition, self.spec.maps.get(definition.name, MapSpec(holds="", internal=True)))
+            try:
+                table.create()
+            except OSError as error:
+                raise _map_error(definition.name, error) from error
+            self.maps[definition.name] = table
+        fds: dict[str, int] = {}
+        try:
+            for label, hook in chosen.items():
+                fds[label] = self._load_one(artifact.function(f"lk_{label}"), label, hook, chosen)
+            # All are loaded before the first attaches, so that events start to count at one moment.
+            for label, hook in chosen.items():
+                link = _attach(label, hook, fds[label])
+                self._attached[label] = _Attached(hook, fds.pop(label), link, passed_over[label])
+        finally:
+            for fd in fds.values():
+                os.close(fd)
+
+    def _load_one(self, function: Function, label: str, hook: Hook, chosen: Mapping[str, Hook]) -> int:
+        code = bytearray(function.code)
+        for index, name in function.maps:
+            struct.pack_into("=i", code, index * 8 + 4, self.maps[name].fd)
+        options: dict[str, Any] = {"name": function.name}
+        if hook.kind == "fentry":
+            options |= {
+                "attach_type": AttachType.TRACE_FENTRY,
+                "attach_btf_id": btf.kernel().function_id(hook.target) or 0,
+            }
+        try:
+            return bpfsys.prog_load(_TYPES[hook.kind], bytes(code), **options)
+        except OSError as error:
+            raise self._load_error(error, bytes(code), label, hook, chosen, options) from error
+
+    def _load_error(
+        self,
+        error: OSError,
+        code: bytes,
+        label: str,
+        hook: Hook,
+        chosen: Mapping[str, Hook],
+        options: Mapping[str, Any],
+    ) -> Exception:
+        """Load once more for the verifier's log, and say what is wrong."""
+        log = ctypes.create_string_buffer(_LOG_BYTES)
+        with contextlib.suppress(OSError):
+            os.close(bpfsys.prog_load(_TYPES[hook.kind], code, log=log, log_level=1, **options))
+        text = log.value.decode("utf-8", "replace")
+        if not text.strip() or "processed 0 insns" in text:
+            if error.errno in (errno.EPERM, errno.EACCES) and not privilege().can_trace:
+                return _no_privilege("load a BPF program")
+            others = [c for c in self.spec.hooks[label] if c != hook]
+            if others:
+                return _HookRefused(label, hook, f"the kernel refuses to load it: {error.strerror}")
+            return UnsupportedKernel(
+                f"the kernel refuses to load lk_{label} at {hook}",
+                why=error.strerror or str(error),
+                remedy="`labkit doctor` shows what this kernel can do",
+            )
+        lines = source_lines(self.spec, chosen, self.params).get(f"lk_{label}", {})
+        instruction, reason = _verdict(text)
+        line = lines.get(instruction) if instruction is not None else None
+        where = self.spec.path.name if self.spec.path else self.spec.name
+        source = self.spec.source.splitlines()[line - 1].strip() if line else ""
+        return VerifierRejected(
+            f"{_REFUSED} {where} (lk_{label})",
+            why=f"{reason}" + (f"; {where}, line {line}: {source}" if line else ""),
+            remedy="read the end of the log: it names the register and what it may hold; 05 in the course explains",
+            log=text,
+            line=line,
+        )
+
+
+class _HookRefused(Exception):
+    """A hook that looked available cannot be used: try the next one."""
+
+    def __init__(self, label: str, hook: Hook, reason: str) -> None:
+        self.label, self.hook, self.reason = label, hook, reason
+        super().__init__(reason)
+
+
+def _choose(
+    spec: ProgramSpec,
+    label: str,
+    candidates: tuple[Hook, ...],
+    preferred: str | None,
+    refused: set[Hook],
+    passed_over: list[str],
+) -> Hook:
+    if preferred is not None:
+        wanted = [hook for hook in candidates if preferred in (hook.kind, str(hook))]
+        if not wanted:
+            raise HookNotFound(
+                f"program {spec.name} has no {preferred} hook for {label}",
+                why=f"it has: {', '.join(map(str, candidates))}",
+            )
+        candidates = tuple(wanted)
+    nearest: list[str] = []
+    for hook in candidates:
+        if hook in refused:
+            continue
+        state = kernel_hooks.availability(hook.kind, hook.target)
+        if state.ok:
+            return hook
+        nearest += state.nearest
+        reason = f"{hook}: {state.reason}"
+        if reason not in passed_over:
+            passed_over.append(reason)
+    raise HookNotFound(
+        f"no hook of {spec.name} for {label} exists on this kernel",
+        why="; ".join(passed_over),
+        remedy=f"nearest names: {', '.join(nearest)}" if nearest else "`labkit doctor` shows which hooks there are",
+        nearest=nearest,
+    )
+
+
+def _attach(label: str, hook: Hook, prog_fd: int) -> int:
+    try:
+        if hook.kind == "raw_tracepoint":
+            return bpfsys.raw_tracepoint_open(prog_fd, hook.target)
+        if hook.kind == "fentry":
+            return bpfsys.raw_tracepoint_open(prog_fd, None)
+        if hook.kind == "kprobe":
+            return bpfsys.open_perf_kprobe(kernel_hooks.kprobe_pmu() or 0, hook.target, prog_fd)
+        category, _, name = hook.target.partition(":")
+        return bpfsys.open_perf_tracepoint(kernel_hooks.tracepoint_id(category, name) or 0, prog_fd)
+    except OSError as error:
+        raise _HookRefused(label, hook, f"attaching failed: {error.strerror}") from error
+
+
+def _verdict(log: str) -> tuple[int | None, str]:
+    """The instruction the verifier stopped at, and its reason: the last two telling lines of its log."""
+    rows = [r for r in log.strip().splitlines() if r and not r.startswith(("processed ", "verification time", "stack"))]
+    reason = next((r for r in reversed(rows) if not re.match(r"^\d+: ", r)), rows[-1] if rows else "")
+    numbers = [int(m.group(1)) for r in rows if (m := re.match(r"^(\d+): \(", r))]
+    return (numbers[-1] if numbers else None), reason.strip()
+
+
+def _no_privilege(action: str) -> MissingPrivilege:
+    held = privilege()
+    return MissingPrivilege(
+        f"not permitted to {action}",
+        why=f"user id {held.uid} has {', '.join(sorted(held.effective)) or 'no capabilities'}; "
+        "CAP_BPF and CAP_PERFMON (or root) are needed",
+        remedy="./task setup once with sudo, then run through ./task; or go on in replay (--mode replay)",
+    )
+
+
+def _map_error(name: str, error: OSError) -> LabkitError:
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return _no_privilege(f"create the map {name}")
+    return UnsupportedKernel(f"the kernel refuses the map {name}", why=error.strerror or str(error))
+
+
+def load(
+    program: str | ProgramSpec,
+    /,
+    *,
+    hooks: Mapping[str, str] | None = None,
+    label: str = "",
+    source: str | None = None,
+    **params: object,
+) -> Program:
+    """Compile (or take from the cache), load and attach a program.
+
+    :param program: its name (``bpf/NAME.c``) or a spec.
+    :param hooks: label -> kind or full hook, to insist on one: ``{"exec": "raw_tracepoint"}``.
+    :param label: what the capture is called in its ledger; the program's name if empty.
+    :param source: C source to use instead of the file, header comment included.
+    :param params: the program's own typed parameters; they become constants.
+    :raises UnknownProgram, SpecError, ParameterError: if the request is wrong.
+    :raises MissingPrivilege, MissingBcc, MissingHeaders, MissingBTF, UnsupportedKernel: if the machine cannot do it.
+    :raises CompileError, VerifierRejected: with the log and the line.
+    :raises HookNotFound: if none of a label's hooks exists, with the nearest names.
+    """
+    if isinstance(program, str):
+        spec = read(program) if source is None else parse(source, name=program, path=None)
+    else:
+        spec = program
+    constants = spec.constants(params)
+    if not privilege().can_trace:
+        raise _no_privilege(f"load {spec.name}")
+    loaded = Program(spec, constants, label=label)
+    try:
+        loaded._start(hooks or {})
+    except BaseException:
+        loaded.close()
+        raise
+    return loaded
+
+
+def stale_programs() -> list[bpfsys.ProgInfo]:
+    """Programs named ``lk_*`` in the kernel, whoever loaded them. Needs CAP_SYS_ADMIN."""
+    return [info for info in bpfsys.loaded_programs() if info.name.startswith("lk_")]
