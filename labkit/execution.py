@@ -77,6 +77,7 @@ class Execution:
     deadline: float = 0.0
     scratch: Path = Path()
     current_cell: str = ""
+    cause_of_death: str = ""
 
     @property
     def status(self) -> str:
@@ -136,8 +137,9 @@ def _through_papermill(run: Execution, notebook: Any, parameters: Mapping[str, A
         )
     except PapermillExecutionError:
         pass  # the gate finds the error in the outputs
-    except DeadKernelError as error:
-        run.problems.append(Problem(str(error), cell=run.current_cell))
+    except DeadKernelError:
+        what = f"the kernel died{run.cause_of_death}"
+        run.problems.append(Problem(what, cell=run.current_cell, detail=_kernel_log(run)))
     except CellTimeoutError as error:
         first = str(error).strip().splitlines()[0]
         run.problems.append(Problem(first, cell=run.current_cell))
@@ -153,8 +155,8 @@ class _Manager(NotebookExecutionManager):  # type: ignore[misc]
         self.run = run
 
     def save(self, **changed: Any) -> None:
-        self.nb = changed.get("nb") or self.nb
-        self.run.notebook = self.nb
+        notebook = changed.get("nb") or self.run.notebook
+        self.nb = self.run.notebook = notebook
         self.run.saved()
         self.last_save_time = self.now()
 
@@ -193,7 +195,8 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]
         try:
             await super()._async_check_alive()
         except DeadKernelError:
-            raise DeadKernelError(f"the kernel died{_cause_of_death(self.km)}") from None
+            self._lab_run.cause_of_death = _cause_of_death(self.km)
+            raise
 
 
 def _cause_of_death(manager: AsyncKernelManager) -> str:
@@ -235,7 +238,11 @@ class _LabEngine(Engine):  # type: ignore[misc]
             on_cell_start=lambda cell, cell_index: _note_cell(run, cell, cell_index),
         )
         try:
-            client.execute(cwd=str(_work_folder(run)), env=_kernel_env(run), cleanup_kc=True)
+            # The kernel sends what cells write; what else it says (its own log, a crash) goes to a file.
+            with (run.scratch / "kernel.log").open("wb") as log:
+                client.execute(
+                    cwd=str(_work_folder(run)), env=_kernel_env(run), stdout=log, stderr=log, cleanup_kc=True
+                )
         finally:
             if kernel.has_kernel:  # interrupted before nbclient's own clean-up stood
                 run_sync(kernel.shutdown_kernel)(now=True)
@@ -267,6 +274,10 @@ def _kernel_env(run: Execution) -> dict[str, str]:
         kernel_guard.ENV: str(run.scratch / "guard.jsonl"),
         **run.env,
     }
+
+
+def _kernel_log(run: Execution) -> str:
+    return (run.scratch / "kernel.log").read_text(encoding="utf-8", errors="replace")[-4000:].strip()
 
 
 def _work_folder(run: Execution) -> Path:

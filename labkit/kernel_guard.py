@@ -6,9 +6,10 @@ cell's end; everything here happens elsewhere, and plain runs of it end with exi
 - an exception in a thread (:func:`threading.excepthook`),
 - one in a ctypes callback, a ``__del__`` or a weak reference's callback (:data:`sys.unraisablehook`),
 - one in an asyncio task that nobody awaited (logged by ``asyncio``),
+- ``exit()`` in a cell, after which some of the later cells may still run,
 - ``!false``, and a command that fails in the middle of ``%%bash``.
 
-The first three are written to the file that ``LABKIT_GUARD`` names, one JSON object a line: a file outlives a
+All but the last are written to the file that ``LABKIT_GUARD`` names, one JSON object a line: a file outlives a
 killed kernel. The last raises in the cell. The first line says that the guard stands, so that its absence is
 seen too.
 """
@@ -48,6 +49,7 @@ class _Guard:
         self._hook_threads()
         self._hook_unraisable()
         logging.getLogger("asyncio").addHandler(_AsyncioErrors(self))
+        self._hook_exit()
         self.shell.system_raise_on_error = True
         for name, command in _STRICT_SHELLS.items():
             self._make_strict(name, command)
@@ -86,6 +88,15 @@ class _Guard:
             shown(args)
 
         sys.unraisablehook = hook
+
+    def _hook_exit(self) -> None:
+        ask_exit = self.shell.ask_exit
+
+        def hook() -> None:
+            self.write("exit", "the cell asked the kernel to exit")
+            ask_exit()
+
+        self.shell.ask_exit = hook
 
     def _make_strict(self, name: str, command: str) -> None:
         shell = self.shell
