@@ -31,12 +31,22 @@ def main() -> None:
     """Learn Linux through eBPF, and find noisy neighbours for real."""
 
 
+def _gain_rights(mode: str = "auto") -> None:
+    """Start this very command anew with the capabilities that BPF needs, where set-up gave them to this user."""
+    if mode == "replay":
+        return
+    from labkit.system.launch import gain_rights
+
+    gain_rights([sys.executable, *sys.orig_argv[1:]])
+
+
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 def doctor(as_json: bool) -> None:
     """What this machine can do, what follows, and how to mend it. Exit 0: live; 3: replay only."""
     from labkit.doctor import report
 
+    _gain_rights()
     sys.exit(report(as_json=as_json))
 
 
@@ -68,6 +78,7 @@ def first(seconds: float, mode: str) -> None:
     """One true finding about this machine's run queues."""
     from labkit.first import first_finding
 
+    _gain_rights(mode)
     sys.exit(first_finding(seconds=seconds, mode=mode))
 
 
@@ -89,6 +100,7 @@ def run(
     """Run notebooks headless, in order, under the strict gate (all of them when none is named)."""
     from labkit.runner import run_command
 
+    _gain_rights(mode)
     sys.exit(
         run_command(
             notebooks,
@@ -110,6 +122,7 @@ def record(program: str, seconds: float, parameters: tuple[tuple[str, str], ...]
     """Run a program for a while and keep its maps as a capture (Parquet)."""
     from labkit.capture import record_command
 
+    _gain_rights()
     sys.exit(record_command(program, seconds=seconds, parameters=dict(parameters), out=out))
 
 
@@ -120,6 +133,15 @@ def replay(capture: Path) -> None:
     from labkit.capture import replay_command
 
     sys.exit(replay_command(capture))
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def notebook(arguments: tuple[str, ...]) -> None:
+    """JupyterLab on 127.0.0.1, in your own copies of the notebooks; ARGUMENTS go to `jupyter lab`."""
+    from labkit.workbench import open_lab
+
+    open_lab(arguments)
 
 
 if __name__ == "__main__":

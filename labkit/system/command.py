@@ -14,7 +14,7 @@ from pathlib import Path
 from labkit.errors import LabkitError
 from labkit.paths import cache_dir
 from labkit.system.access import Launcher, TracefsForGroup
-from labkit.system.kernelspec import KernelSpec
+from labkit.system.kernelspec import wrap_kernelspec
 from labkit.system.mounts import Mount
 from labkit.system.packages import Packages
 from labkit.system.step import STATE_FILE, Done, OutOfReach, Step
@@ -94,7 +94,7 @@ def setup(*, assume_yes: bool = False, dry: bool = False, quiet: bool = False) -
     if impossible:
         _say(impossible)
         return READY
-    KernelSpec().write_if_needed()
+    wrap_kernelspec()
     user = _who()
     given_up = Done.load().given_up if quiet else []
     plan = _plan(steps(user, given_up=given_up))
