@@ -44,9 +44,9 @@ def _gain_rights(mode: str = "auto") -> None:
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 def doctor(as_json: bool) -> None:
     """What this machine can do, what follows, and how to mend it. Exit 0: live; 3: replay only."""
+    _gain_rights()
     from labkit.doctor import report
 
-    _gain_rights()
     sys.exit(report(as_json=as_json))
 
 
@@ -76,9 +76,9 @@ def uninstall(yes: bool, dry: bool) -> None:
 @click.option("--mode", type=click.Choice(["auto", "live", "replay"]), default="auto", show_default=True)
 def first(seconds: float, mode: str) -> None:
     """One true finding about this machine's run queues."""
+    _gain_rights(mode)
     from labkit.first import first_finding
 
-    _gain_rights(mode)
     sys.exit(first_finding(seconds=seconds, mode=mode))
 
 
@@ -98,9 +98,9 @@ def run(
     record: bool,
 ) -> None:
     """Run notebooks headless, in order, under the strict gate (all of them when none is named)."""
+    _gain_rights(mode)
     from labkit.runner import run_command
 
-    _gain_rights(mode)
     sys.exit(
         run_command(
             notebooks,
@@ -120,9 +120,9 @@ def run(
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder for the capture.")
 def record(program: str, seconds: float, parameters: tuple[tuple[str, str], ...], out: Path) -> None:
     """Run a program for a while and keep its maps as a capture (Parquet)."""
+    _gain_rights()
     from labkit.capture import record_command
 
-    _gain_rights()
     sys.exit(record_command(program, seconds=seconds, parameters=dict(parameters), out=out))
 
 

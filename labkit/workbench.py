@@ -113,7 +113,7 @@ def open_lab(arguments: Sequence[str] = ()) -> None:
         "--ServerApp.ip=127.0.0.1",
         f"--ServerApp.root_dir={target.resolve()}",
         "--LabApp.default_url=/lab/tree/index.ipynb",
-        "--ServerApp.log_level=WARN",
+        "--log-level=WARN",
         *(["--ServerApp.allow_root=True"] if os.geteuid() == 0 else []),
         *([] if graphical and os.geteuid() != 0 else ["--no-browser"]),
     ]

@@ -1,0 +1,60 @@
+"""When a live test may skip: only if this machine cannot run it, and then with the reason and the way to force it.
+
+A test marked ``live`` skips where live measurement is impossible, or where a feature named by ``needs`` is missing (names
+as in `./task doctor`, or `root`). Any other skip of a live test is a hole in the net: in CI (``CI`` is set) it is a failure.
+``LABKIT_FORCE_LIVE=1`` turns every skip of a live test into a failure, also where the machine is the cause.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+
+import pytest
+
+_FORCE = "LABKIT_FORCE_LIVE"
+
+
+def _obstacle(item: pytest.Item) -> str:
+    """Why this machine cannot run a live test, with the remedy; empty if it can."""
+    from labkit.kernel import probe  # not at the top: unit tests shall not pay for it, nor break by it
+
+    report = probe()
+    if not report.live:
+        return report.why_not_live()
+    for marker in item.iter_markers("needs"):
+        for name in marker.args:
+            if name == "root":
+                if os.geteuid() != 0:
+                    return "needs root: sudo ./task test"
+                continue
+            feature = report[name]
+            if feature.state != "yes":
+                return f"needs {name}: {feature.detail}"
+    return ""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("live") is None:
+        return
+    obstacle = _obstacle(item)
+    if not obstacle:
+        return
+    if os.environ.get(_FORCE):
+        pytest.fail(f"{_FORCE} is set, and this machine cannot run the test: {obstacle}", pytrace=False)
+    pytest.skip(f"{obstacle} ({_FORCE}=1 fails instead)")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    strict = os.environ.get("CI") or os.environ.get(_FORCE)
+    if strict and report.skipped and not hasattr(report, "wasxfail") and item.get_closest_marker("live"):
+        obstacle = _obstacle(item)
+        if not obstacle:
+            report.outcome = "failed"
+            report.longrepr = f"a live test skipped on a machine that can run it: {call.excinfo}"
+    return report
