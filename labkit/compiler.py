@@ -84,6 +84,8 @@ def _generated_header(spec: ProgramSpec, hooks: Mapping[str, Hook], constants: M
         lines.append(f"#define LK_PARAM_{name.upper()} {value}{suffix}")
     for label, hook in hooks.items():
         lines.append(f"#define LK_HOOK_{label}_{hook.kind.upper()} 1")
+        if hook.kind == "raw_tracepoint":
+            lines.append(f"#define LK_ARGS_{hook.target} {btf.kernel().tracepoint_args(hook.target) or 0}")
     for name, number in _SYSCALLS.get(platform.machine(), {}).items():
         lines.append(f"#define LK_NR_{name} {number}")
     if spec.types:

@@ -38,7 +38,7 @@ from labkit.kernel.privilege import privilege
 from labkit.ledger import Ledger
 from labkit.maps import Map
 from labkit.paths import bpf_dir
-from labkit.spec import Hook, MapSpec, ProgramSpec, parse, read
+from labkit.spec import Hook, LedgerSpec, MapSpec, ProgramSpec, parse, read
 
 __all__ = ["Program", "load", "program_hash", "stale_programs"]
 
@@ -48,6 +48,7 @@ _TYPES = {
     "tracepoint": ProgType.TRACEPOINT,
     "raw_tracepoint": ProgType.RAW_TRACEPOINT,
 }
+_LEDGER_TRIES = 100
 _LOG_BYTES = 1 << 20
 _REFUSED = "the kernel's verifier refuses the program"
 
@@ -98,16 +99,24 @@ class Program:
 
     def close(self) -> None:
         """Detach, unload, free the maps. May be called twice."""
+        self.stop()
         for attached in self._attached.values():
-            for fd in (attached.link_fd, attached.prog_fd):
-                with contextlib.suppress(OSError):
-                    os.close(fd)
+            with contextlib.suppress(OSError):
+                os.close(attached.prog_fd)
         self._attached.clear()
         for table in self.maps.values():
             table.close()
         if self._stats_fd >= 0:
             os.close(self._stats_fd)
             self._stats_fd = -1
+
+    def stop(self) -> None:
+        """Detach, so that nothing is counted any more; maps, ledger and cost stay readable."""
+        for attached in self._attached.values():
+            if attached.link_fd >= 0:
+                with contextlib.suppress(OSError):
+                    os.close(attached.link_fd)
+                attached.link_fd = -1
 
     @property
     def hooks(self) -> pd.DataFrame:
@@ -133,15 +142,25 @@ class Program:
     def ledger(self) -> Ledger:
         """The loss ledger as it stands now.
 
+        While the program is attached, a CPU may be between counting an event as seen and as delivered; the ledger is read
+        again until it balances, a hundred times at most. After :meth:`stop` it stands still.
+
         :raises MapError: if the program keeps none.
         """
         if self.spec.ledger is None:
             raise MapError(f"program {self.spec.name} keeps no ledger", remedy="add `ledger:` to its header comment")
+        for _ in range(_LEDGER_TRIES):
+            book = self._read_ledger(self.spec.ledger)
+            if book.balanced:
+                break
+        return book
+
+    def _read_ledger(self, spec: LedgerSpec) -> Ledger:
         per_cpu = self.frame("ledger", per_cpu=True)
         total = per_cpu.drop(columns=["key", "cpu"]).sum()
         unseen = None
-        if self.spec.ledger.counter:
-            first, last, calls = self.spec.ledger.counter
+        if spec.counter:
+            first, last, calls = spec.counter
             called = per_cpu[per_cpu[calls] > 0]
             unseen = int((called[last] - called[first] + 1 - called[calls]).sum())
         return Ledger(
@@ -149,9 +168,9 @@ class Program:
             mode="live",
             seen=int(total["seen"]),
             delivered=int(total["delivered"]),
-            losses={cause: int(total[cause]) for cause in self.spec.ledger.losses},
+            losses={cause: int(total[cause]) for cause in spec.losses},
             unseen=unseen,
-            event=self.spec.ledger.event,
+            event=spec.event,
         )
 
     def cost(self) -> pd.DataFrame:

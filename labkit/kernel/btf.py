@@ -150,6 +150,16 @@ class BTF:
         prefix = "btf_trace_"
         return [name[len(prefix) :] for kind, name in self._names if kind == _TYPEDEF and name.startswith(prefix)]
 
+    def tracepoint_args(self, name: str) -> int | None:
+        """How many arguments a raw tracepoint hands over (``sched_switch``: 3, since 5.18 4), or None."""
+        typedef = self._names.get((_TYPEDEF, f"btf_trace_{name}"))
+        if typedef is None:
+            return None
+        proto = self._resolve(self._records[self._resolve(typedef)][2])
+        if self._kind(proto) != _FUNC_PROTO:
+            return None
+        return (self._records[proto][1] & 0xFFFF) - 1  # the first is `void *__data`
+
     def size(self, struct_name: str) -> int:
         """Size of a struct in bytes."""
         return self._records[self._struct(struct_name)][2]
@@ -281,6 +291,7 @@ def minimal_structs(btf: BTF, wanted: Iterable[str]) -> str:
     chosen: dict[str, dict[str, Member]] = {}
     defines: list[str] = []
     for item in wanted:
+        offset_only, item = item.startswith("@"), item.removeprefix("@")
         struct_name, _, rest = item.partition(".")
         optional, names = rest.endswith("?"), rest.rstrip("?").split("|")
         present = [name for name in names if btf.has_struct(struct_name) and btf.has(struct_name, name)]
@@ -289,6 +300,9 @@ def minimal_structs(btf: BTF, wanted: Iterable[str]) -> str:
                 continue
             btf.member(struct_name, names[0])  # raises, with the nearest names
         name = present[0]
+        if offset_only:
+            defines.append(f"#define LK_OFFSET_{struct_name}_{name} {btf.offset(struct_name, name)}")
+            continue
         chosen.setdefault(struct_name, {})[name] = btf.member(struct_name, name)
         defines.append(f"#define LK_HAS_{struct_name}_{names[0].replace('.', '_')} 1")
         if len(names) > 1:

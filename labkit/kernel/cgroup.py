@@ -10,9 +10,10 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd  # imported where it is needed: probing must start at once
 
 __all__ = ["Hierarchy", "hierarchy", "table"]
 
@@ -84,6 +85,8 @@ def table(tree: Hierarchy | None = None) -> pd.DataFrame:
 
     :returns: columns ``cgroup_id`` (uint64) and ``cgroup`` (str, the path from the tree's root).
     """
+    import pandas as pd
+
     tree = tree or hierarchy()
     ids: list[int] = []
     paths: list[str] = []

@@ -1,0 +1,80 @@
+"""Cleans up after a process that can no longer do it: kills its workers and removes its cgroups.
+
+Run as a script, in a session of its own. Reads lines from standard input, whose other end only its owner holds: when the
+owner ends, however it ends (kill -9 included), the pipe closes and what is still on the list is cleaned up. PDEATHSIG would
+not do: it fires when the *thread* that made the child ends, which in Jupyter is not the end of the kernel.
+
+Lines: ``pid N START`` (start time in clock ticks, so that a reused pid is left alone), ``cgroup PATH``, and the same with a
+leading ``-`` to take them off the list again.
+"""
+
+import os
+import signal
+import sys
+import time
+
+
+def start_ticks(pid):
+    """Start time of a process in clock ticks since boot (field 22 of /proc/PID/stat), or None."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[19]
+    except (OSError, IndexError):
+        return None
+
+
+def kill(pid, start):
+    """Kill a process if it is still the one that was meant."""
+    if start_ticks(pid) == start:
+        try:
+            os.kill(int(pid), signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+
+def remove_cgroup(path):
+    """Kill what is in a cgroup and below, and remove it, inner ones first. True if it is gone."""
+    for _ in range(100):
+        folders = [folder for folder, _, _ in os.walk(path, topdown=False)]
+        if not folders:
+            return True
+        for folder in folders:
+            try:
+                with open(os.path.join(folder, "cgroup.procs")) as file:
+                    for pid in file.read().split():
+                        os.kill(int(pid), signal.SIGKILL)
+            except (OSError, ProcessLookupError):
+                pass
+            try:
+                os.rmdir(folder)
+            except OSError:
+                pass
+        if not os.path.isdir(path):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def main():
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    pids, cgroups = {}, []
+    for line in sys.stdin:
+        words = line.rstrip("\n").split(" ", 2)
+        if words[0] == "pid":
+            pids[words[1]] = words[2]
+        elif words[0] == "-pid":
+            pids.pop(words[1], None)
+        elif words[0] == "cgroup":
+            cgroups.append(line.rstrip("\n").split(" ", 1)[1])
+        elif words[0] == "-cgroup":
+            path = line.rstrip("\n").split(" ", 1)[1]
+            cgroups = [c for c in cgroups if c != path]
+    for pid, start in pids.items():
+        kill(pid, start)
+    for path in reversed(cgroups):
+        remove_cgroup(path)
+
+
+if __name__ == "__main__":
+    main()
