@@ -1,8 +1,8 @@
 """When a live test may skip: only if this machine cannot run it, and then with the reason and the way to force it.
 
-A test marked ``live`` skips where live measurement is impossible, or where a feature named by ``needs`` is missing (names
-as in `./task doctor`, or `root`). Any other skip of a live test is a hole in the net: in CI (``CI`` is set) it is a failure.
-``LABKIT_FORCE_LIVE=1`` turns every skip of a live test into a failure, also where the machine is the cause.
+A test marked ``live`` skips where live measurement is impossible, or where something named by ``needs`` is missing (a
+feature as in `./task doctor`, or ``root``). Any other skip of a live test is a hole in the net: in CI (``CI`` is set)
+it is a failure. ``LABKIT_FORCE_LIVE=1`` makes every skip of a live test a failure, also where the machine is the cause.
 """
 
 from __future__ import annotations
