@@ -54,7 +54,7 @@ class Mount(Step):
                 why=error.why,
                 remedy="in a container, start it privileged, or with that folder of the host mounted into it",
             ) from error
-        done.mounts.append(str(self.point))
+        done.mounted(self.point)
 
     def owned(self, done: Done) -> list[str]:
         return [f"unmount {self.point}"] if str(self.point) in done.mounts else []
@@ -62,4 +62,4 @@ class Mount(Step):
     def undo(self, done: Done) -> None:
         if mount_options(self.point, self.kind) is not None:
             command(["umount", str(self.point)], what=f"{self.point} cannot be unmounted")
-        done.mounts.remove(str(self.point))
+        done.unmounted(self.point)

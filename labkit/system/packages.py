@@ -116,7 +116,7 @@ class Packages(Step):
         ]
 
     def missing(self) -> list[str]:
-        return [f"install {want.packages[0]}: {want.what}" for want in self._absent()]
+        return [f"install {' or '.join(want.packages[:2])}: {want.what}" for want in self._absent()]
 
     def apply(self, done: Done) -> None:
         if not shutil.which("apt-get"):

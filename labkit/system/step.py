@@ -31,7 +31,8 @@ class Done:
 
     :param packages: installed by us, dependencies included.
     :param given_up: packages the lab can do without and that no archive had, so that they are not asked for each time.
-    :param mounts: mount points we mounted.
+    :param mounts: mount points we mounted since the last boot.
+    :param boot: the boot that ``mounts`` is about: a mount ends with it.
     :param group: True if we made the group.
     :param members: users we added to it.
     :param files: files and folders we made, in the order of making.
@@ -41,6 +42,7 @@ class Done:
     packages: list[str] = field(default_factory=list)
     given_up: list[str] = field(default_factory=list)
     mounts: list[str] = field(default_factory=list)
+    boot: str = ""
     group: bool = False
     members: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
@@ -54,17 +56,20 @@ class Done:
         """
         try:
             data = json.loads(path.read_text())
-            return cls(**{item.name: data[item.name] for item in fields(cls) if item.name in data})
+            done = cls(**{item.name: data[item.name] for item in fields(cls) if item.name in data})
         except FileNotFoundError:
             return cls()
         except (OSError, ValueError, TypeError) as error:
             raise SetupFailed(
                 f"{path} cannot be read", why=str(error), remedy=f"look at it, and remove it: rm {path}"
             ) from error
+        if done.boot != _boot_id():
+            done.mounts, done.boot = [], ""
+        return done
 
     def save(self, path: Path = STATE_FILE) -> None:
         """Write it, whole or not at all; an empty one removes the file."""
-        if self == Done():
+        if self == Done():  # nothing of ours is left
             path.unlink(missing_ok=True)
             if path.parent.is_dir() and not any(path.parent.iterdir()):
                 path.parent.rmdir()
@@ -74,10 +79,24 @@ class Done:
         scratch.write_text(json.dumps(asdict(self), indent=2) + "\n")
         scratch.replace(path)
 
+    def mounted(self, point: Path) -> None:
+        """Remember a mount as ours."""
+        self.boot = _boot_id()
+        self.mounts = sorted({*self.mounts, str(point)})
+
+    def unmounted(self, point: Path) -> None:
+        """Forget it; the last one takes the boot with it."""
+        self.mounts = [mount for mount in self.mounts if mount != str(point)]
+        self.boot = self.boot if self.mounts else ""
+
     def made(self, path: Path) -> None:
         """Remember a file or folder as ours."""
         if str(path) not in self.files:
             self.files.append(str(path))
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 class Step(ABC):
