@@ -94,18 +94,21 @@ class Execution:
             self.save_error = self.save_error or error
 
 
-def execute(run: Execution, notebook: Any, parameters: Mapping[str, Any]) -> None:
+def execute(run: Execution, notebook: Any, parameters: Mapping[str, Any]) -> KeyboardInterrupt | None:
     """Run ``notebook`` and judge it; the result is in ``run``. Does not raise for what the notebook does.
 
-    An interruption (Ctrl-C, or a signal turned into one) ends the run and is noted in ``run.interrupted``.
+    :returns: the interruption (Ctrl-C, or a signal turned into one) that ended it, for the caller to raise again
+        once the outcome is written; None if there was none.
     """
+    stop = None
     run.notebook = notebook
     started = time.monotonic()
     with scratch_folder() as scratch:
         run.scratch = scratch
         try:
             _through_papermill(run, notebook, parameters)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
+            stop = error
             run.interrupted = True
             run.problems.append(Problem("interrupted", cell=run.current_cell))
             _drop_pending_tasks()
@@ -120,6 +123,7 @@ def execute(run: Execution, notebook: Any, parameters: Mapping[str, Any]) -> Non
         "problems": [problem.as_dict() for problem in run.problems],
     }
     run.saved()
+    return stop
 
 
 def _through_papermill(run: Execution, notebook: Any, parameters: Mapping[str, Any]) -> None:
@@ -153,6 +157,7 @@ class _Manager(NotebookExecutionManager):  # type: ignore[misc]
     def __init__(self, notebook: Any, run: Execution) -> None:
         super().__init__(notebook, progress_bar=False)
         self.run = run
+        run.notebook = notebook  # papermill works on a copy of what it was given
 
     def save(self, **changed: Any) -> None:
         notebook = changed.get("nb") or self.run.notebook

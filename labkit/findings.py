@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from labkit import text
 from labkit.errors import MissingLedger, ParameterError
@@ -317,7 +317,19 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def is_finding(data: object) -> bool:
+def is_finding(data: object) -> TypeGuard[Mapping[str, Any]]:
     """True if ``data`` has the fields that reports read; a notebook's JSON is input like any other."""
-    needed = {"name", "value", "unit", "how", "oracle", "residual", "trusted", "reasons", "mode", "losses"}
+    needed = {
+        "name",
+        "value",
+        "unit",
+        "how",
+        "oracle",
+        "residual",
+        "trusted",
+        "reasons",
+        "mode",
+        "ledger",
+        "losses",
+    }
     return isinstance(data, Mapping) and needed <= data.keys()

@@ -31,7 +31,7 @@ MODES = ("auto", "live", "replay")
 
 _SECTION = re.compile(r"^# %%\s*exercise:(?P<id>\S+)\s*$")
 _TRUTHS = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
-_CONTAINERS = {"list": list, "dict": dict, "tuple": tuple, "set": set}
+_CONTAINERS = {"list": list, "dict": dict, "tuple": tuple}
 
 
 def chapters(folder: Path | None = None) -> list[Path]:

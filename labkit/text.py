@@ -17,8 +17,9 @@ __all__ = ["html", "markdown", "markdown_code", "number", "percent", "plain", "q
 # Control characters move cursors and hide text; "format" characters (Cf) include the bidirectional
 # overrides of "Trojan Source" (CVE-2021-42574); Zl and Zp are line breaks; Cs and Co have no agreed look.
 _INVISIBLE = {"Cc", "Cf", "Zl", "Zp", "Cs", "Co"}
-_MARKDOWN_SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~^$=])")
-_LIST_START = re.compile(r"^(\s*)(-|\d+(?=[.)]))")
+# No more than needed, so that the source stays readable: an underscore within a word is no markup in GFM.
+_MARKDOWN_SPECIAL = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")
+_BLOCK_START = re.compile(r"^(\s*)([-+#=]|\d+(?=[.)](?:\s|$)))")
 
 
 def plain(text: object, *, lines: bool = False) -> str:
@@ -49,21 +50,19 @@ def markdown(text: object) -> str:
     >>> markdown("<b>|x|</b>")
     '&lt;b&gt;\\\\|x\\\\|&lt;/b&gt;'
     """
-    escaped = _MARKDOWN_SPECIAL.sub(r"\\\1", plain(text))
-    escaped = _LIST_START.sub(lambda m: m[1] + (m[2] + "\\" if m[2].isdigit() else "\\" + m[2]), escaped)
+    escaped = _MARKDOWN_SPECIAL.sub(r"\\\g<0>", plain(text))
+    escaped = _BLOCK_START.sub(lambda m: m[1] + (m[2] + "\\" if m[2].isdigit() else "\\" + m[2]), escaped)
     escaped = escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     # Code hosts turn bare addresses into links (GitHub Flavored Markdown, 6.9 "Autolinks (extension)").
     return escaped.replace("://", "&#58;//").replace("www.", "www&#46;").replace("@", "&#64;")
 
 
 def markdown_code(text: object) -> str:
-    """``text`` as a code span, safe in a table cell; GitHub ends a cell at ``|`` even inside code."""
-    shown = plain(text).replace("|", "\\|")
-    if "`" not in shown:
-        return f"`{shown}`" if shown.strip() else "` `"
-    longest = max(len(run) for run in re.findall(r"`+", shown))
-    fence = "`" * (longest + 1)
-    return f"{fence} {shown} {fence}"
+    """``text`` as code, safe in a table cell: renderers end a cell at ``|`` even inside a code span."""
+    shown = plain(text)
+    if shown.strip() and "`" not in shown and "|" not in shown:
+        return f"`{shown}`"
+    return f"<code>{markdown(shown).replace('\\|', '&#124;')}</code>"
 
 
 def number(value: object, *, digits: int = 4, sign: bool = False) -> str:

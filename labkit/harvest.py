@@ -1,0 +1,91 @@
+"""What an executed notebook brought: its findings, its figures, and whether it ran live or replayed."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from labkit.findings import MIME_TYPE, is_finding
+from labkit.ledger import Mode
+
+__all__ = ["CHAPTER_MIME_TYPE", "Figure", "figures", "findings", "mode"]
+
+#: A chapter's banner says in which mode it runs: ``{"name": ..., "mode": "live" | "replay", ...}``.
+CHAPTER_MIME_TYPE = "application/vnd.labkit.chapter+json"
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_HEADING = re.compile(r"^#{1,6}\s+(?P<title>.+?)\s*#*\s*$", re.MULTILINE)
+_MARKUP = re.compile(r"[*_`]")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A PNG that a cell showed; ``section`` is the heading it stands under."""
+
+    section: str
+    cell: str
+    png: bytes
+
+
+def _bundles(notebook: Any) -> list[tuple[Any, Mapping[str, Any]]]:
+    return [
+        (cell, output["data"])
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        if "data" in output
+    ]
+
+
+def findings(notebook: Any) -> list[dict[str, Any]]:
+    """The findings in order, each once, as :meth:`labkit.findings.Finding.as_dict` made them."""
+    found: dict[str, dict[str, Any]] = {}
+    for _, data in _bundles(notebook):
+        payload = data.get(MIME_TYPE)
+        if is_finding(payload):
+            found[str(payload["name"])] = dict(payload)
+    return list(found.values())
+
+
+def mode(notebook: Any) -> Mode | None:
+    """``live`` or ``replay``, as the chapter's banner says, else as its findings do; None if neither tells.
+
+    One replayed finding makes it a replay: a notebook is live only if all of it is.
+    """
+    said = [
+        data[CHAPTER_MIME_TYPE].get("mode") for _, data in _bundles(notebook) if CHAPTER_MIME_TYPE in data
+    ]
+    said += [finding["mode"] for finding in findings(notebook) if finding["ledger"].get("capture") != "none"]
+    if not said:
+        said = [finding["mode"] for finding in findings(notebook)]
+    if "replay" in said:
+        return "replay"
+    return "live" if "live" in said else None
+
+
+def figures(notebook: Any) -> list[Figure]:
+    """The PNG figures, in order."""
+    found = []
+    section = ""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            titles = [match["title"] for match in _HEADING.finditer(cell.source)]
+            section = _MARKUP.sub("", titles[-1]) if titles else section
+        elif cell.cell_type == "code":
+            found += [Figure(section, cell.id, png) for output in cell.outputs if (png := _png(output))]
+    return found
+
+
+def _png(output: Mapping[str, Any]) -> bytes | None:
+    encoded = output.get("data", {}).get("image/png")
+    if not isinstance(encoded, str):
+        return None
+    try:
+        png = base64.b64decode(encoded)
+    except (binascii.Error, ValueError):
+        return None
+    return png if png.startswith(_PNG) else None
