@@ -53,8 +53,9 @@ def copy_notebooks(source: Path, target: Path) -> Copies:
             copy = target / path.name
             if not copy.exists():
                 new.append(path.name)
-            elif copied.get(path.name) == _digest(content):
-                continue  # the chapter is as it was when it was copied
+            elif _digest(content) in (copied.get(path.name), _digest(copy.read_bytes())):
+                copied[path.name] = _digest(content)
+                continue  # the chapter is as it was when it was copied, or the copy is up to date
             elif _digest(copy.read_bytes()) == copied.get(path.name):
                 renewed.append(path.name)
             else:

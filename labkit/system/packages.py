@@ -17,6 +17,7 @@ __all__ = ["Packages", "Want", "parse_candidates", "parse_simulation"]
 _DEBIAN_ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
 _APT = ("apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=120", "-o", "Acquire::Retries=2",
         "-o", "Acquire::http::Timeout=20", "-o", "Acquire::https::Timeout=20")  # fmt: skip
+_SBIN = "/usr/local/sbin:/usr/sbin:/sbin"  # not on the path of Debian's ordinary users
 # NEEDRESTART_SUSPEND: Ubuntu's needrestart would restart services, or ask.
 _QUIET = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_SUSPEND": "1", "APT_LISTCHANGES_FRONTEND": "none"}
 
@@ -54,7 +55,7 @@ def _has_headers() -> bool:
 
 
 def _has_tool(name: str) -> Callable[[], bool]:
-    return lambda: any(shutil.which(name, path=path) for path in (None, "/usr/local/sbin:/usr/sbin:/sbin"))
+    return lambda: any(shutil.which(name, path=path) for path in (None, _SBIN))
 
 
 def wants() -> list[Want]:

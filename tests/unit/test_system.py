@@ -1,0 +1,220 @@
+"""Set-up and its removal: what is decided, remembered and undone. tests/live/test_user.py does it for real."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from labkit.errors import LabkitError
+from labkit.kernel.privilege import privilege
+from labkit.system import launch
+from labkit.system.access import file_capabilities, remove_files
+from labkit.system.kernelspec import wrap_kernelspec
+from labkit.system.mounts import mount_options
+from labkit.system.packages import Packages, parse_candidates, parse_simulation
+from labkit.system.step import Done, OutOfReach, SetupFailed, command
+from labkit.workbench import copy_notebooks
+
+POLICY = """\
+python3-bpfcc:
+  Installed: (none)
+  Candidate: 0.26.0+ds-1
+  Version table:
+     0.26.0+ds-1 500
+linux-headers-6.18.44-none:
+  Installed: (none)
+  Candidate: (none)
+kmod:
+  Installed: 30
+  Candidate: 30
+"""
+
+
+def labkit(*arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "labkit.cli", *arguments]
+    return subprocess.run(argv, env=os.environ | changes, text=True, capture_output=True, check=False)
+
+
+# --- what is decided ---------------------------------------------------------------------------------------
+
+
+def test_only_packages_that_the_archive_has_are_candidates() -> None:
+    assert parse_candidates(POLICY) == {"python3-bpfcc", "kmod"}
+
+
+def test_names_of_a_simulated_installation_and_removal() -> None:
+    text = "Inst kmod [29] (30 Debian [amd64])\nInst new:amd64 (1)\nConf kmod (30)\nPurg old [1]\nRemv gone [1]\n"
+    assert parse_simulation(text, "Inst") == ["kmod", "new:amd64"]
+    assert parse_simulation(text, "(?:Remv|Purg)") == ["old", "gone"]
+
+
+def test_mount_table_with_escaped_blanks_and_covered_mounts() -> None:
+    table = "a /x\\040y tracefs rw,gid=7 0 0\nb /over tracefs ro 0 0\nc /over tmpfs rw 0 0\n"
+    assert mount_options(Path("/x y"), "tracefs", table=table) == "rw,gid=7"
+    assert mount_options(Path("/over"), "tracefs", table=table) is None
+    assert mount_options(Path("/proc"), "proc") is not None
+
+
+def test_dry_run_changes_nothing_and_the_checks_take_less_than_a_second() -> None:
+    before = Path("/proc/self/mounts").read_text()
+    started = time.monotonic()
+    result = labkit("setup", "--dry")
+    assert time.monotonic() - started < 1.0
+    assert result.returncode == 0, result.stderr
+    assert Path("/proc/self/mounts").read_text() == before
+
+
+def test_without_a_package_manager_the_packages_are_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABKIT_BCC", "/nonexistent")
+    monkeypatch.setenv("PATH", "/nonexistent")
+    step = Packages()
+    assert any("python3-bpfcc" in line for line in step.missing())
+    with pytest.raises(OutOfReach, match="no apt-get") as caught:
+        step.apply(Done())
+    assert "bcc" in caught.value.remedy
+
+
+def test_a_package_that_can_be_missed_is_not_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.setattr("labkit.system.packages._SBIN", "/nonexistent")
+    monkeypatch.setenv("LABKIT_BCC", "/nonexistent")
+    assert any("stress-ng" in line for line in Packages().missing())
+    remaining = "\n".join(Packages(["stress-ng", "python3-bpfcc"]).missing())
+    assert "stress-ng" not in remaining
+    assert "python3-bpfcc" in remaining  # the lab cannot do without it
+
+
+def test_failing_command_says_what_it_printed() -> None:
+    with pytest.raises(SetupFailed, match=r"ended with 3: line one \| line two"):
+        command(["sh", "-c", "echo line one; echo line two >&2; exit 3"])
+    with pytest.raises(SetupFailed, match="No such file"):
+        command(["/nonexistent/tool"])
+
+
+# --- what is remembered ------------------------------------------------------------------------------------
+
+
+def test_memory_survives_and_an_empty_one_leaves_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "labkit/setup.json"
+    done = Done(packages=["a"], group=True, members=["eve"], tracefs_options="rw")
+    done.mounted(Path("/sys/kernel/tracing"))
+    done.save(path)
+    assert Done.load(path) == done
+    Done().save(path)
+    assert not path.parent.exists()
+    assert Done.load(path) == Done()
+
+
+def test_mounts_of_an_earlier_boot_are_not_ours(tmp_path: Path) -> None:
+    path = tmp_path / "setup.json"
+    path.write_text(json.dumps({"mounts": ["/sys/fs/bpf"], "boot": "another", "group": True}))
+    assert Done.load(path) == Done(group=True)
+
+
+def test_damaged_memory_is_not_guessed_at(tmp_path: Path) -> None:
+    path = tmp_path / "setup.json"
+    path.write_text('{"packages": [')
+    with pytest.raises(SetupFailed, match="cannot be read"):
+        Done.load(path)
+
+
+def test_only_our_files_are_removed_and_folders_only_when_empty(tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "lab", tmp_path / "lab/theirs"
+    ours.mkdir()
+    done = Done()
+    for name in ("one", "two"):
+        (ours / name).write_text("x")
+    theirs.write_text("x")
+    for path in (ours, ours / "one", ours / "two", tmp_path / "elsewhere"):
+        done.made(path)
+    remove_files(done, ours)
+    assert [path.name for path in ours.iterdir()] == ["theirs"]
+    assert done.files == [str(tmp_path / "elsewhere")]
+
+
+# --- rights ------------------------------------------------------------------------------------------------
+
+
+def test_file_capabilities_are_what_setcap_writes(tmp_path: Path) -> None:
+    setcap = shutil.which("setcap", path="/usr/sbin:/sbin")
+    if setcap is None or os.geteuid() != 0:
+        # The same, as linux/capability.h lays it out: revision 2 | effective, permitted and inheritable, low and high.
+        assert file_capabilities(38, 39).hex() == "010000020000000000000000c000000000000000"
+        return
+    target = tmp_path / "file"
+    target.write_text("")
+    subprocess.run([setcap, "cap_bpf,cap_perfmon+ep", str(target)], check=True)
+    assert os.getxattr(target, "security.capability") == file_capabilities(38, 39)
+
+
+def test_launch_runs_the_command_in_place_and_passes_its_exit_code() -> None:
+    script = "import os, sys; print(os.getpid(), sys.argv[1]); sys.exit(5)"
+    argv = [sys.executable, "-I", "-S", launch.__file__, sys.executable, "-c", script, "a b"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        output, _ = process.communicate()
+    assert output.split(maxsplit=1) == [str(process.pid), "a b\n"]
+    assert process.returncode == 5
+
+
+def test_who_has_the_rights_is_not_launched_again() -> None:
+    assert launch.has_rights() == ({"bpf", "perfmon"} <= privilege().effective)
+    if launch.has_rights():
+        assert launch.launched(["true"]) is None
+
+
+def test_kernelspec_of_an_environment_starts_through_the_launcher_once(tmp_path: Path) -> None:
+    path = tmp_path / "share/jupyter/kernels/python3/kernel.json"
+    path.parent.mkdir(parents=True)
+    spec = {
+        "argv": ["python", "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        "display_name": "Python 3",
+    }
+    path.write_text(json.dumps(spec))
+    assert wrap_kernelspec(tmp_path)
+    first = path.read_text()
+    argv = json.loads(first)["argv"]
+    assert argv[:4] == [sys.executable, "-I", "-S", launch.__file__]
+    assert argv[4:] == [sys.executable, *spec["argv"][1:]]
+    assert wrap_kernelspec(tmp_path)
+    assert path.read_text() == first
+    assert not wrap_kernelspec(tmp_path / "no environment")
+
+
+# --- working copies ----------------------------------------------------------------------------------------
+
+
+def test_a_learners_notebook_is_never_overwritten_and_new_chapters_come(tmp_path: Path) -> None:
+    source, mine = tmp_path / "notebooks", tmp_path / "my"
+    source.mkdir()
+    for name in ("01_a", "02_b", "03_c"):
+        (source / f"{name}.ipynb").write_text("first")
+    assert copy_notebooks(source, mine).new == ("01_a.ipynb", "02_b.ipynb", "03_c.ipynb")
+
+    (mine / "01_a.ipynb").write_text("my answers")
+    (mine / "03_c.ipynb").unlink()
+    for name in ("01_a", "02_b", "04_d"):
+        (source / f"{name}.ipynb").write_text("second")
+    copies = copy_notebooks(source, mine)
+    assert (copies.new, copies.renewed, copies.kept) == (
+        ("03_c.ipynb", "04_d.ipynb"),
+        ("02_b.ipynb",),
+        ("01_a.ipynb",),
+    )
+    assert (mine / "01_a.ipynb").read_text() == "my answers"
+    assert (mine / "02_b.ipynb").read_text() == "second"
+
+    (mine / ".copies.json").unlink()  # without its memory it still does not overwrite
+    assert copy_notebooks(source, mine).kept == ("01_a.ipynb",)
+    assert (mine / "01_a.ipynb").read_text() == "my answers"
+
+
+def test_working_copies_that_cannot_be_written_are_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LabkitError, match="working copies") as caught:
+        copy_notebooks(tmp_path, tmp_path / "file/my")
+    assert "LABKIT_WORK" in caught.value.remedy

@@ -1,0 +1,76 @@
+"""Taskfile.yml is the one list of what can be done, and can be read."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from labkit.cli import main
+
+ROOT = Path(__file__).parents[2]
+TASKFILE = yaml.safe_load((ROOT / "Taskfile.yml").read_text())
+TASKS = TASKFILE["tasks"]
+ASKED_FOR = {
+    *(
+        "lab",
+        "first",
+        "setup",
+        "uninstall",
+        "test",
+        "test-full",
+        "notebook",
+        "doctor",
+        "lint",
+        "format",
+        "clean",
+    ),
+    *("run", "record", "guest-test", "guest-shell", "lock", "default"),
+}
+
+
+def test_every_task_that_was_asked_for_is_there() -> None:
+    assert set(TASKS) >= ASKED_FOR
+
+
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_task_is_kebab_case_and_says_what_it_does(name: str) -> None:
+    assert re.fullmatch(r"[a-z]+(-[a-z]+)*", name)
+    assert TASKS[name].get("internal") or TASKS[name]["desc"].strip()
+
+
+def test_without_a_name_the_tasks_are_listed_each_with_its_description() -> None:
+    task = Path(sys.prefix) / "bin/task"
+    result = subprocess.run(
+        [task, "--taskfile", ROOT / "Taskfile.yml"], capture_output=True, text=True, check=True
+    )
+    for name, definition in TASKS.items():
+        if not definition.get("internal"):
+            assert re.search(
+                rf"^\* {name}:\s+{re.escape(definition['desc'])}$", result.stdout, flags=re.MULTILINE
+            )
+
+
+def test_every_labkit_command_named_in_a_task_exists() -> None:
+    text = (ROOT / "Taskfile.yml").read_text()
+    assert set(re.findall(r"^\s+- labkit ([a-z-]+)", text, flags=re.MULTILINE)) <= set(main.commands)
+
+
+def test_what_runs_notebooks_or_tests_is_set_up_before() -> None:
+    for name in ("lab", "first", "notebook", "run", "record", "test", "test-full"):
+        assert TASKS[name]["cmds"][0] == {"task": "ready"}, name
+
+
+def test_every_task_can_be_compiled_by_go_task() -> None:
+    task = Path(sys.prefix) / "bin/task"
+    for name, definition in TASKS.items():
+        if definition.get("internal"):
+            continue
+        argv = [task, "--taskfile", ROOT / "Taskfile.yml", "--dry", name]
+        # lock asks for uv before anything else, and need not be there.
+        env = os.environ | {"PATH": f"{Path(sys.prefix) / 'bin'}:{os.environ['PATH']}"}
+        result = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
+        assert result.returncode == 0 or "uv is not installed" in result.stderr, result.stderr
