@@ -21,17 +21,20 @@
  *   - sched_entity.cfs_rq
  *   - cfs_rq.rq
  *   - rq.nr_switches
+ *   - rq.clock
+ *   - task_struct.sched_info?
+ *   - sched_info.last_arrival?
  * params:
  *   tgid: {type: u32, default: 0, help: "measure only this process; 0 is every process"}
  * maps:
- *   waits: {holds: "waits per task, keyed by its start so that a reused pid is another task", combine: {}}
+ *   waits: {holds: "waits per task, keyed by its start so that a reused pid is another task"}
  *   latency: {holds: "all waits", histogram: {slots: log2, unit: ns}}
  *   stamps: {holds: "tasks alive: when each began to wait (0: not waiting)", key: pid}
  *   ledger: {holds: "what was seen and lost", internal: true}
  * ledger:
  *   event: switch-in
  *   losses: [unmatched, map_full, clock_backwards]
- *   counter: [first_nr_switches, last_nr_switches, calls]
+ *   unseen: unseen
  * license: GPL-2.0-only
  */
 #include "lk.h"
@@ -71,9 +74,9 @@ struct lk_runq_ledger {
     u64 clock_backwards; /* a stamp that lies in the future */
     u64 stamps_failed;   /* the table of stamps is full: shows up as unmatched later */
     u64 stamps_freed;    /* tasks that exited */
-    u64 calls;
-    u64 first_nr_switches;
-    u64 last_nr_switches;
+    u64 reconstructed;   /* switch-ins we were not called for, told from the switch-out that followed */
+    u64 unseen;          /* further switches that the kernel counted and we were not called for */
+    u64 nr_switches;     /* the kernel's counter at the last call, not a count of ours */
 };
 
 BPF_HASH(stamps, u32, struct lk_stamp, LK_TASKS);
@@ -87,7 +90,8 @@ static __always_inline bool measured(struct task_struct *task)
 }
 
 /* The task begins to wait now, unless it waits already. */
-static __always_inline int begin(struct task_struct *task, u32 reason, struct lk_runq_ledger *book)
+static __always_inline int begin(struct task_struct *task, u32 reason, u64 now,
+                                struct lk_runq_ledger *book)
 {
     struct lk_stamp fresh = {}, *stamp;
     u32 pid = task->pid;
@@ -96,13 +100,13 @@ static __always_inline int begin(struct task_struct *task, u32 reason, struct lk
     if (stamp) {
         if (reason == LK_PREEMPTED || !stamp->since_ns) {
             stamp->reason = reason;
-            stamp->since_ns = bpf_ktime_get_ns();
+            stamp->since_ns = now;
         }
         return 0;
     }
     fresh.reason = reason;
     fresh.start_time_ns = task->start_time;
-    fresh.since_ns = bpf_ktime_get_ns();
+    fresh.since_ns = now;
     if (stamps.update(&pid, &fresh))
         book->stamps_failed++;
     return 0;
@@ -117,11 +121,12 @@ static __always_inline int woken(struct task_struct *task)
     if (!task->pid || !measured(task) || task->on_cpu)
         return 0;
     book = ledger.lookup(&first);
-    return book ? begin(task, LK_WOKEN, book) : 0;
+    return book ? begin(task, LK_WOKEN, bpf_ktime_get_ns(), book) : 0;
 }
 
 /* The task leaves the CPU: it waits again if it is still runnable, and is forgotten if it exits. */
-static __always_inline void left(struct task_struct *prev, u64 prev_state, bool preempt, struct lk_runq_ledger *book)
+static __always_inline void left(struct task_struct *prev, u64 prev_state, bool preempt, u64 now,
+                                 struct lk_runq_ledger *book)
 {
     struct lk_stamp *stamp;
     u32 pid = prev->pid;
@@ -129,7 +134,7 @@ static __always_inline void left(struct task_struct *prev, u64 prev_state, bool 
     if (!pid || !measured(prev))
         return;
     if (preempt || !prev_state) {
-        begin(prev, LK_PREEMPTED, book);
+        begin(prev, LK_PREEMPTED, now, book);
         return;
     }
     if (prev_state & LK_TASK_DEAD) {
@@ -173,11 +178,11 @@ static __always_inline void add(struct task_struct *next, struct lk_stamp *stamp
     book->delivered++;
 }
 
-/* The task gets the CPU: its wait is over. */
-static __always_inline void entered(struct task_struct *next, struct lk_runq_ledger *book)
+/* The task got the CPU at that time: its wait is over. */
+static __always_inline void entered(struct task_struct *next, u64 now, struct lk_runq_ledger *book)
 {
     struct lk_stamp *stamp;
-    u64 now, since;
+    u64 since;
     u32 pid = next->pid;
 
     if (!pid || !measured(next)) /* pid 0 is idle: nobody waits for it */
@@ -190,7 +195,6 @@ static __always_inline void entered(struct task_struct *next, struct lk_runq_led
     }
     since = stamp->since_ns;
     stamp->since_ns = 0;
-    now = bpf_ktime_get_ns();
     if (now < since) {
         book->clock_backwards++;
         return;
@@ -198,15 +202,27 @@ static __always_inline void entered(struct task_struct *next, struct lk_runq_led
     add(next, stamp, now - since, book);
 }
 
-/* rq->nr_switches counts every switch of this CPU: what it counts between our calls, we did not see. */
-static __always_inline void compare_with_kernel(struct task_struct *next, struct lk_runq_ledger *book)
+/*
+ * rq->nr_switches counts every switch of this CPU. If it moved by more than one since our last call, we were not called
+ * for the rest; the last of those brought in the task that leaves now. The run queue's clock tells when.
+ */
+static __always_inline void catch_up(struct task_struct *prev, struct rq *rq, u64 now, struct lk_runq_ledger *book)
 {
-    u64 switches = next->se.cfs_rq->rq->nr_switches;
+    u64 switches = rq->nr_switches, last = book->nr_switches, ran_ns = 0;
 
-    if (!book->calls)
-        book->first_nr_switches = switches;
-    book->last_nr_switches = switches;
-    book->calls++;
+    book->nr_switches = switches;
+    if (!last || switches <= last + 1)
+        return;
+    book->unseen += switches - last - 2;
+    if (!prev->pid)
+        return;
+#ifdef LK_HAS_sched_info_last_arrival
+    ran_ns = rq->clock - prev->sched_info.last_arrival;
+    book->reconstructed++;
+    entered(prev, now - ran_ns, book);
+#else
+    book->unseen++;
+#endif
 }
 
 int lk_wakeup(struct bpf_raw_tracepoint_args *ctx)
@@ -229,7 +245,7 @@ int lk_switch(struct bpf_raw_tracepoint_args *ctx)
     struct task_struct *prev = (struct task_struct *)ctx->args[1];
     struct task_struct *next = (struct task_struct *)ctx->args[2];
     struct lk_runq_ledger *book;
-    u64 prev_state;
+    u64 prev_state, now = bpf_ktime_get_ns();
     int first = 0;
 
     book = ledger.lookup(&first);
@@ -240,8 +256,8 @@ int lk_switch(struct bpf_raw_tracepoint_args *ctx)
 #else
     prev_state = prev->LK_task_struct___state;
 #endif
-    left(prev, prev_state, ctx->args[0], book);
-    entered(next, book);
-    compare_with_kernel(next, book);
+    catch_up(prev, next->se.cfs_rq->rq, now, book);
+    left(prev, prev_state, ctx->args[0], now, book);
+    entered(next, now, book);
     return 0;
 }

@@ -156,20 +156,14 @@ class Program:
         return book
 
     def _read_ledger(self, spec: LedgerSpec) -> Ledger:
-        per_cpu = self.frame("ledger", per_cpu=True)
-        total = per_cpu.drop(columns=["key", "cpu"]).sum()
-        unseen = None
-        if spec.counter:
-            first, last, calls = spec.counter
-            called = per_cpu[per_cpu[calls] > 0]
-            unseen = int((called[last] - called[first] + 1 - called[calls]).sum())
+        total = self.frame("ledger", per_cpu=True).drop(columns=["key", "cpu"]).sum()
         return Ledger(
             capture=self.label,
             mode="live",
             seen=int(total["seen"]),
             delivered=int(total["delivered"]),
             losses={cause: int(total[cause]) for cause in spec.losses},
-            unseen=unseen,
+            unseen=int(total[spec.unseen]) if spec.unseen else None,
             event=spec.event,
         )
 

@@ -108,13 +108,12 @@ class LedgerSpec:
     """Which members of the ``ledger`` map mean what.
 
     :param losses: members that count events seen and not delivered, by cause.
-    :param counter: ``(first, last, calls)``: members that hold the kernel's own counter per CPU at the first and the last
-        call, and the number of calls; what lies between and was not called is ``unseen``.
+    :param unseen: member that counts what the kernel's own counter saw and the program was not called for.
     """
 
     event: str = "event"
     losses: tuple[str, ...] = ()
-    counter: tuple[str, str, str] | None = None
+    unseen: str | None = None
 
 
 @dataclass(frozen=True)
@@ -217,11 +216,10 @@ def _build(data: dict[str, Any], *, name: str, source: str, path: Path | None) -
 
 
 def _ledger(data: dict[str, Any]) -> LedgerSpec:
-    counter = data.get("counter")
     return LedgerSpec(
         event=data.get("event", "event"),
         losses=tuple(data.get("losses") or ()),
-        counter=None if counter is None else (counter[0], counter[1], counter[2]),
+        unseen=data.get("unseen"),
     )
 
 

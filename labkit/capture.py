@@ -1,0 +1,350 @@
+"""Captures: what a live run measured, kept so that the same cells give the same frames without a kernel.
+
+A capture is a folder: ``capture.json`` (environment snapshot, what was loaded with each program's hash, ledgers, results)
+and one Parquet file per frame. It is written as the run goes, each file whole or not at all. Replay checks that the program
+is still the one that was recorded.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pandas as pd
+
+from labkit.errors import CaptureMismatch, LabkitError, MissingCapture, OutcomesError
+from labkit.kernel import environment, probe
+from labkit.ledger import Ledger
+from labkit.program import Program, load, program_hash
+from labkit.spec import ProgramSpec, read
+
+__all__ = ["Capture", "Recorder", "ReplayedProgram", "record_command", "replay_command"]
+
+FORMAT = 1
+
+
+def _frame_key(name: str, *, per_cpu: bool, explode: str | None) -> str:
+    return name + (".per_cpu" if per_cpu else "") + (f".{explode}" if explode else "")
+
+
+def _file_name(*parts: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", "__".join(parts)) + ".parquet"
+
+
+def _replace(path: Path, write: Any) -> None:
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(scratch)
+        scratch.replace(path)
+    except OSError as error:
+        scratch.unlink(missing_ok=True)
+        raise OutcomesError(
+            f"cannot write {path}",
+            why=error.strerror or str(error),
+            remedy="make room, or choose another folder; what was written before is whole",
+        ) from error
+
+
+class Recorder:
+    """Writes a capture into a folder, as things are measured.
+
+    :raises OutcomesError: if it cannot be written.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder = folder
+        self.data: dict[str, Any] = {
+            "format": FORMAT,
+            "name": name,
+            "recorded": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "environment": environment(),
+            "features": probe().as_dict()["features"],
+            "loads": {},
+            "truths": {},
+            "readings": {},
+        }
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for old in [*folder.glob("*.parquet"), folder / "capture.json"]:
+                old.unlink(missing_ok=True)
+        except OSError as error:
+            raise OutcomesError(f"cannot write {folder}", why=error.strerror or str(error)) from error
+        self._save()
+
+    def _save(self) -> None:
+        text = json.dumps(self.data, indent=1, default=_plain) + "\n"
+        _replace(self.folder / "capture.json", lambda path: path.write_text(text))
+
+    def frame(self, key: tuple[str, ...], frame: pd.DataFrame) -> str:
+        """Write a frame; returns its file's name."""
+        name = _file_name(*key)
+        _replace(self.folder / name, lambda path: frame.to_parquet(path, compression="zstd", index=False))
+        return name
+
+    def load(self, label: str, program: Program) -> None:
+        """Note a program as loaded."""
+        self.data["loads"][label] = {
+            "program": program.spec.name,
+            "hash": program_hash(program.spec),
+            "params": program.params,
+            "hooks": program.hooks.to_dict("records"),
+            "description": program.describe(),
+            "frames": {},
+        }
+        self._save()
+
+    def load_frame(self, label: str, key: str, frame: pd.DataFrame) -> None:
+        """Note a frame of a program."""
+        self.data["loads"][label]["frames"][key] = self.frame((label, key), frame)
+        self._save()
+
+    def load_field(self, label: str, field: str, value: Any) -> None:
+        """Note a program's ledger or cost."""
+        self.data["loads"][label][field] = value
+        self._save()
+
+    def truth(self, label: str, truth: Any) -> None:
+        """Note what a workload did."""
+        self.data["truths"][label] = {
+            "name": truth.name,
+            "results": truth.results,
+            "declared": truth.declared,
+            "notes": list(truth.notes),
+            "tasks": self.frame(("truth", label), truth.tasks),
+        }
+        self._save()
+
+    def reading(self, label: str, value: Any) -> None:
+        """Note any other reading: a frame, or anything JSON holds."""
+        if isinstance(value, pd.DataFrame):
+            self.data["readings"][label] = {"frame": self.frame(("reading", label), value)}
+        else:
+            self.data["readings"][label] = {"value": value}
+        self._save()
+
+
+def _plain(value: Any) -> Any:
+    """numpy scalars in JSON."""
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} cannot be kept in a capture")
+
+
+class Capture:
+    """A recorded capture, for reading.
+
+    :raises MissingCapture: if the folder holds none.
+    :raises CaptureMismatch: if it is damaged or of another format.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            self.data: dict[str, Any] = json.loads((folder / "capture.json").read_text())
+        except FileNotFoundError as error:
+            raise MissingCapture(
+                f"no capture at {folder}",
+                remedy="record one on a Linux machine with `labkit run --record`, or run live",
+            ) from error
+        except ValueError as error:
+            raise CaptureMismatch(f"the capture at {folder} is damaged", why=str(error)) from error
+        if self.data.get("format") != FORMAT:
+            raise CaptureMismatch(
+                f"the capture at {folder} has format {self.data.get('format')!r}", why=f"this labkit reads {FORMAT}"
+            )
+
+    def frame(self, file: str) -> pd.DataFrame:
+        """Read one of its frames."""
+        path = self.folder / Path(file).name
+        try:
+            return pd.read_parquet(path)
+        except FileNotFoundError as error:
+            raise CaptureMismatch(f"the capture lacks {file}", remedy="fetch or record it again") from error
+        except (OSError, ValueError) as error:
+            raise CaptureMismatch(f"{path} is damaged", why=str(error), remedy="fetch or record it again") from error
+
+    def program(self, label: str) -> ReplayedProgram:
+        """What was recorded of a program under that label."""
+        return ReplayedProgram(self, label)
+
+    def truth(self, label: str) -> Mapping[str, Any]:
+        """What was recorded of a workload, with ``tasks`` as a frame."""
+        found = self._get("truths", label)
+        return found | {"tasks": self.frame(found["tasks"])}
+
+    def reading(self, label: str) -> Any:
+        """Any other reading."""
+        found = self._get("readings", label)
+        return self.frame(found["frame"]) if "frame" in found else found["value"]
+
+    def _get(self, kind: str, label: str) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = self.data[kind][label]
+        except KeyError as error:
+            raise MissingCapture(
+                f"the capture {self.data.get('name')} holds nothing under {label!r}",
+                why=f"it has: {', '.join(self.data.get(kind, {})) or 'nothing'}",
+                remedy="a replay can only show what was recorded; run live to measure something new",
+            ) from error
+        return found
+
+
+class ReplayedProgram:
+    """A recorded program with the reading side of :class:`labkit.program.Program`.
+
+    :raises CaptureMismatch: if the program's source is not the one that was recorded.
+    """
+
+    def __init__(self, capture: Capture, label: str) -> None:
+        self._capture = capture
+        self._data = capture._get("loads", label)
+        self.label = f"{capture.data['name']}/{label}"
+        self.spec: ProgramSpec = read(self._data["program"])
+        self.params: dict[str, int] = self._data["params"]
+        self.cached = True
+        if program_hash(self.spec) != self._data["hash"]:
+            raise CaptureMismatch(
+                f"{self.spec.name}.c is not the program that {self.label} was recorded with",
+                why=f"hash {program_hash(self.spec)}, recorded {self._data['hash']}",
+                remedy="record again with `labkit run --record`, or take back the change to the program",
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def stop(self) -> None:
+        """Nothing runs."""
+
+    def describe(self) -> str:
+        """What was attached when it was recorded."""
+        return str(self._data["description"])
+
+    @property
+    def hooks(self) -> pd.DataFrame:
+        """As recorded; see :attr:`labkit.program.Program.hooks`."""
+        return pd.DataFrame(self._data["hooks"], columns=["label", "hook", "passed_over"]).astype("str")
+
+    def frame(self, name: str, *, per_cpu: bool = False, explode: str | None = None) -> pd.DataFrame:
+        """As recorded; see :meth:`labkit.maps.Map.frame`."""
+        key = _frame_key(name, per_cpu=per_cpu, explode=explode)
+        if key not in self._data["frames"]:
+            raise MissingCapture(
+                f"{self.label} holds no frame {key!r}", why=f"it has: {', '.join(self._data['frames'])}"
+            )
+        return self._capture.frame(self._data["frames"][key])
+
+    @property
+    def ledger(self) -> Ledger:
+        """As recorded, with mode ``replay``."""
+        if "ledger" not in self._data:
+            raise MissingCapture(f"{self.label} holds no ledger")
+        return Ledger.from_dict(self._data["ledger"], mode="replay")
+
+    def cost(self) -> pd.DataFrame:
+        """As recorded; see :meth:`labkit.program.Program.cost`."""
+        if "cost" not in self._data:
+            raise MissingCapture(f"{self.label} holds no cost")
+        return self._capture.frame(self._data["cost"])
+
+    @property
+    def cost_note(self) -> str:
+        """As recorded."""
+        return str(self._data.get("cost_note", ""))
+
+
+class RecordedProgram(Program):
+    """A live program whose readings are kept as they are made."""
+
+    _recorder: Recorder
+    _key: str
+
+    @classmethod
+    def of(cls, program: Program, recorder: Recorder, key: str) -> RecordedProgram:
+        """Turn a loaded program into one that records; the old object is not to be used again."""
+        program.__class__ = cls
+        assert isinstance(program, cls)
+        program._recorder, program._key = recorder, key
+        recorder.load(key, program)
+        return program
+
+    def frame(self, name: str, *, per_cpu: bool = False, explode: str | None = None) -> pd.DataFrame:
+        found = super().frame(name, per_cpu=per_cpu, explode=explode)
+        if name != "ledger":
+            self._recorder.load_frame(self._key, _frame_key(name, per_cpu=per_cpu, explode=explode), found)
+        return found
+
+    @property
+    def ledger(self) -> Ledger:
+        found = super().ledger
+        self._recorder.load_field(self._key, "ledger", found.as_dict())
+        return found
+
+    def cost(self) -> pd.DataFrame:
+        found = super().cost()
+        self._recorder.load_field(self._key, "cost", self._recorder.frame((self._key, "cost"), found))
+        self._recorder.load_field(self._key, "cost_note", self.cost_note)
+        return found
+
+
+def record_command(program: str, *, seconds: float, parameters: Mapping[str, str], out: Path) -> int:
+    """`labkit record`: run a program for a while and keep its maps. Returns the exit code."""
+    spec = read(program)
+    typed = {name: _typed(value) for name, value in parameters.items()}
+    if not seconds > 0:
+        raise LabkitError("nothing to record", why=f"seconds is {seconds}", remedy="give a time above 0")
+    recorder = Recorder(out, out.name)
+    with RecordedProgram.of(load(program, label=f"{out.name}/{program}", **typed), recorder, program) as running:
+        print(running.describe(), flush=True)
+        print(f"recording for {seconds:g} s ...", flush=True)
+        time.sleep(seconds)
+        running.stop()
+        for name, table in spec.maps.items():
+            if not table.internal:
+                print(f"  {name}: {len(running.frame(name)):,} rows")
+        if spec.ledger is not None:
+            print(f"  ledger: {running.ledger.describe()}")
+        running.cost()
+    print(f"kept in {out}; look at it with: labkit replay {out}")
+    return 0
+
+
+def _typed(text: str) -> object:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return int(text, 0)
+    except ValueError:
+        return text
+
+
+def replay_command(folder: Path) -> int:
+    """`labkit replay`: show what a capture holds. Returns the exit code."""
+    capture = Capture(folder)
+    about = capture.data["environment"]
+    print(f"replay of {capture.data['name']}, recorded {capture.data['recorded']}")
+    print(f"  on Linux {about['kernel']}, {about['machine']}")
+    for label in capture.data["loads"]:
+        program = capture.program(label)
+        print(f"\n{program.describe()}")
+        if "ledger" in program._data:
+            print(f"  ledger: {program.ledger.describe()}")
+        for key, file in program._data["frames"].items():
+            frame = capture.frame(file)
+            print(f"\n  {key}: {len(frame):,} rows")
+            print("    " + frame.head(10).to_string(index=False).replace("\n", "\n    "))
+    return 0

@@ -1,0 +1,143 @@
+"""A chapter's session: the same cells on a live kernel or on a capture, and it says which.
+
+>>> lab = chapter("06_run_queue_latency", mode="auto")         # doctest: +SKIP
+>>> with lab.load("runq_latency", label="hogs") as prog:       # doctest: +SKIP
+...     truth = lab.run(two_pinned_hogs(seconds=2))
+...     waits = prog.frame("waits")
+
+Live, ``load``, ``run`` and ``read`` do what their names say; in replay they return what was recorded under the same label.
+Labels, not the order of calls, tell readings apart: a cell may be run again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from labkit.capture import Capture, RecordedProgram, Recorder, ReplayedProgram
+from labkit.errors import ParameterError, UnsupportedKernel
+from labkit.kernel import environment, probe
+from labkit.ledger import Ledger, Mode
+from labkit.paths import captures_dir
+from labkit.program import Program, load
+from labkit.workloads import Truth, Workload
+
+__all__ = ["Chapter", "chapter"]
+
+
+class Chapter:
+    """One chapter's session; see :func:`chapter`.
+
+    :ivar mode: ``"live"`` or ``"replay"``.
+    :ivar environment: the machine that the results are from.
+    """
+
+    def __init__(self, name: str, mode: Mode, *, why: str = "", capture: Capture | None = None) -> None:
+        self.name = name
+        self.mode: Mode = mode
+        self.why = why
+        self._capture = capture
+        self._truths: list[Truth] = []
+        record = mode == "live" and os.environ.get("LABKIT_RECORD") == "1"
+        self._recorder = Recorder(captures_dir() / name, name) if record else None
+        self.environment: Mapping[str, Any] = capture.data["environment"] if capture else environment()
+
+    @property
+    def features(self) -> pd.DataFrame:
+        """What the kernel of the results can do.
+
+        :returns: columns ``feature``, ``state``, ``detail``, ``consequence``, ``remedy`` (all str).
+        """
+        rows = self._capture.data["features"] if self._capture else probe().as_dict()["features"]
+        frame = pd.DataFrame(rows).rename(columns={"name": "feature"})
+        return frame[["feature", "state", "detail", "consequence", "remedy"]].astype("str")
+
+    def load(
+        self, program: str, /, *, label: str = "", hooks: Mapping[str, str] | None = None, **params: object
+    ) -> Program | ReplayedProgram:
+        """Load a program (:func:`labkit.load`), or open its recording.
+
+        :param label: what this reading is called in the capture; the program's name if empty.
+        """
+        key = label or program
+        if self._capture is not None:
+            return self._capture.program(key)
+        self.release()
+        loaded = load(program, hooks=hooks, label=f"{self.name}/{key}", **params)
+        return loaded if self._recorder is None else RecordedProgram.of(loaded, self._recorder, key)
+
+    def run(self, workload: Workload, *, label: str = "") -> Truth:
+        """Run a workload, or say what it did when it was recorded. Its processes stay parked until the next call."""
+        key = label or workload.name
+        if self._capture is not None:
+            data = self._capture.truth(key)
+            return Truth(data["name"], data["tasks"], data["results"], data["declared"], tuple(data["notes"]))
+        self.release()
+        truth = workload.run()
+        self._truths.append(truth)
+        if self._recorder is not None:
+            self._recorder.truth(key, truth)
+        return truth
+
+    def read(self, label: str, take: Callable[[], Any]) -> Any:
+        """Take any other reading (a frame, or what JSON holds), or return the recorded one."""
+        if self._capture is not None:
+            return self._capture.reading(label)
+        value = take()
+        if self._recorder is not None:
+            self._recorder.reading(label, value)
+        return value
+
+    def no_capture(self, reason: str) -> Ledger:
+        """A ledger for a finding that no capture produced (:meth:`labkit.ledger.Ledger.none`), in this session's mode."""
+        return Ledger.none(reason, mode=self.mode)
+
+    def release(self) -> None:
+        """End the workloads that are parked."""
+        while self._truths:
+            self._truths.pop().release()
+
+    def __repr__(self) -> str:
+        kernel, machine = self.environment["kernel"], self.environment["machine"]
+        if self.mode == "live":
+            return f"LIVE on Linux {kernel}\n{machine}"
+        assert self._capture is not None
+        lines = [
+            f"REPLAY of a capture recorded {self._capture.data['recorded'][:10]} on Linux {kernel}",
+            str(machine),
+            "Nothing is measured on this machine" + (f": {self.why}" if self.why else "."),
+        ]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        import html
+
+        first, *rest = [html.escape(line) for line in repr(self).splitlines()]
+        word, _, tail = first.partition(" ")
+        colour = "#1b7837" if self.mode == "live" else "#b35806"
+        badge = f'<b style="color:#fff;background:{colour};padding:0.1em 0.5em;border-radius:0.3em">{word}</b>'
+        return f"<p>{badge} {tail}<br>" + "<br>".join(rest) + "</p>"
+
+
+def chapter(name: str, mode: str = "auto") -> Chapter:
+    """Open a chapter's session.
+
+    :param name: the notebook's name without ``.ipynb``; its captures lie under that name.
+    :param mode: ``"live"``, ``"replay"``, or ``"auto"``: live where this kernel and this process can, else replay.
+    :raises UnsupportedKernel: if live was asked for and is not possible, with the reason.
+    :raises MissingCapture: if it is to be replayed and nothing was recorded.
+    """
+    if mode not in ("auto", "live", "replay"):
+        raise ParameterError(f"mode is auto, live or replay, not {mode!r}")
+    why = ""
+    if mode != "replay":
+        found = probe()
+        if found.live:
+            return Chapter(name, "live")
+        why = found.why_not_live()
+        if mode == "live":
+            raise UnsupportedKernel("live measurement is not possible here", why=why, remedy="run with mode replay")
+    return Chapter(name, "replay", why=why, capture=Capture(captures_dir() / name))

@@ -1,0 +1,206 @@
+"""Figures from frames. They draw and compute nothing that a finding says; colours are safe for colour-blind readers.
+
+Palette: Okabe and Ito, https://jfly.uni-koeln.de/color/. Each function returns the Axes it drew on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from labkit import histogram as _histogram
+from labkit import text
+
+__all__ = ["BLUE", "GREEN", "GREY", "ORANGE", "VERMILION", "agreement", "bars", "duration", "histogram", "histograms"]
+
+BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#7F7F7F"
+_STYLE = {
+    "figure.dpi": 110,
+    "savefig.dpi": 160,
+    "figure.constrained_layout.use": True,
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid.axis": "y",
+    "grid.color": "#dddddd",
+}
+
+
+def duration(value_ns: float) -> str:
+    """A time as people read it.
+
+    >>> duration(0), duration(950), duration(1500), duration(2_000_000), duration(3.5e9)
+    ('0', '950 ns', '1.5 µs', '2 ms', '3.5 s')
+    """
+    for limit, unit in ((1e9, "s"), (1e6, "ms"), (1e3, "µs")):
+        if abs(value_ns) >= limit:
+            return f"{value_ns / limit:.3g} {unit}"
+    return f"{value_ns:.3g} ns" if value_ns else "0"
+
+
+def _edge_label(value: float, unit: str) -> str:
+    if unit == "ns":
+        return duration(value)
+    if unit == "bytes":
+        for limit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+            if value >= limit:
+                return f"{value / limit:.3g} {name}"
+        return f"{value:.0f} B"
+    return f"{value:.3g} {unit}"
+
+
+def _axes(ax: Axes | None, *, width: float = 7.2, height: float = 3.2) -> Axes:
+    plt.rcParams.update(_STYLE)
+    if ax is not None:
+        return ax
+    return plt.subplots(figsize=(width, height))[1]
+
+
+def histogram(
+    frame: pd.DataFrame, *, title: str, what: str = "events", ax: Axes | None = None, colour: str = BLUE
+) -> Axes:
+    """Bars per bucket over a logarithmic axis, with p50 and p99 marked.
+
+    :param frame: columns ``lo``, ``hi``, ``unit``, ``count`` (see :mod:`labkit.histogram`).
+    """
+    return histograms({what: frame}, title=title, what=what, ax=ax, colours=[colour])
+
+
+def histograms(
+    frames: dict[str, pd.DataFrame],
+    *,
+    title: str,
+    what: str = "events",
+    ax: Axes | None = None,
+    colours: Sequence[str] = (BLUE, ORANGE, GREEN, VERMILION),
+) -> Axes:
+    """Several histograms of one unit over the same buckets, as outlines; one is drawn filled.
+
+    :param frames: name -> histogram.
+    """
+    ax = _axes(ax)
+    filled = {name: frame[frame["count"] > 0] for name, frame in frames.items() if frame["count"].sum()}
+    if not filled:
+        ax.text(0.5, 0.5, "no events", ha="center", va="center", transform=ax.transAxes, color=GREY)
+        ax.set_title(text.plain(title))
+        return ax
+    unit = next(iter(filled.values()))["unit"].iloc[0]
+    low = min(np.log2(max(float(f["lo"].iloc[0]), 0.5)) for f in filled.values())
+    high = max(np.log2(float(f["hi"].iloc[-1])) for f in filled.values())
+    for (name, frame), colour in zip(filled.items(), colours, strict=False):
+        left = np.log2(frame["lo"].to_numpy(dtype=float).clip(0.5))
+        right = np.log2(frame["hi"].to_numpy(dtype=float))
+        ax.bar(
+            left,
+            frame["count"],
+            width=right - left,
+            align="edge",
+            color=colour,
+            alpha=0.85 if len(filled) == 1 else 0.5,
+            edgecolor="white",
+            linewidth=0.8,
+            label=text.plain(name),
+        )
+    if len(filled) == 1:
+        _mark_quantiles(ax, next(iter(filled.values())), unit)
+    else:
+        ax.legend(frameon=False)
+    ax.set_xlim(low - 0.3, high + 0.3)
+    ticks = np.arange(np.floor(low), np.ceil(high) + 1, max(1, int((high - low) // 8) or 1))
+    ax.set_xticks(ticks, [_edge_label(2.0**t, unit) for t in ticks], rotation=30 if len(ticks) > 7 else 0)
+    ax.set_xlabel({"ns": "wait (logarithmic)", "bytes": "size (logarithmic)"}.get(unit, f"{unit} (logarithmic)"))
+    ax.set_ylabel(what)
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
+    ax.grid(True, axis="y")
+    ax.set_title(text.plain(title))
+    return ax
+
+
+def _mark_quantiles(ax: Axes, frame: pd.DataFrame, unit: str) -> None:
+    top = float(frame["count"].max())
+    ax.set_ylim(0, top * 1.22)
+    for q, style in ((0.5, "--"), (0.99, ":")):
+        value = _histogram.quantile(frame, q)
+        at = np.log2(max(value, 0.5))
+        ax.axvline(at, color="black", linestyle=style, linewidth=1.1)
+        ax.annotate(
+            f"p{q * 100:.0f} ≈ {_edge_label(value, unit)}",
+            (at, top * (1.17 if q > 0.9 else 1.07)),
+            xytext=(3, 0),
+            textcoords="offset points",
+            fontsize=9,
+        )
+
+
+def agreement(
+    frame: pd.DataFrame,
+    *,
+    label: str,
+    measured: str,
+    oracle: str,
+    title: str,
+    oracle_name: str,
+    ax: Axes | None = None,
+) -> Axes:
+    """Measured beside oracle for each row, with the residual written on it. Columns are in ns and shown in ms.
+
+    :param frame: one row per thing compared; ``label``, ``measured``, ``oracle`` name its columns.
+    """
+    ax = _axes(ax, height=1.1 + 0.55 * max(len(frame), 1))
+    at = np.arange(len(frame))
+    ours = frame[measured].to_numpy(dtype=float) / 1e6
+    theirs = frame[oracle].to_numpy(dtype=float) / 1e6
+    ax.barh(at - 0.19, ours, height=0.36, color=BLUE, label="measured by the program")
+    ax.barh(at + 0.19, theirs, height=0.36, color=GREY, label=oracle_name)
+    widest = max(float(ours.max(initial=0)), float(theirs.max(initial=0)), 1e-9)
+    for y, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+        share = f"{(a - b) / b:+.2%}" if b else "n/a"
+        ax.text(max(a, b) + widest * 0.015, y, share, va="center", fontsize=9)
+    ax.set_yticks(at, [text.plain(str(name)) for name in frame[label]])
+    ax.invert_yaxis()
+    ax.set_xlim(0, widest * 1.15)
+    ax.set_xlabel("time spent waiting for a CPU (ms); the figure beside the bars is the residual")
+    ax.grid(True, axis="x")
+    ax.set_title(text.plain(title), pad=24)
+    ax.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.1, fontsize=9)
+    return ax
+
+
+def bars(
+    frame: pd.DataFrame,
+    *,
+    label: str,
+    value: str,
+    title: str,
+    unit: str,
+    most: int = 12,
+    ax: Axes | None = None,
+) -> Axes:
+    """Horizontal bars of the largest values, with the numbers on them.
+
+    :param frame: columns ``label`` and ``value``.
+    """
+    top = frame.nlargest(most, value)
+    ax = _axes(ax, height=0.9 + 0.32 * max(len(top), 1))
+    at = np.arange(len(top))
+    values = top[value].to_numpy(dtype=float)
+    ax.barh(at, values, color=BLUE, height=0.7)
+    widest = float(values.max(initial=1e-9))
+    for y, number in enumerate(values):
+        ax.text(number + widest * 0.01, y, f"{number:,.4g}" if number % 1 else f"{number:,.0f}", va="center", fontsize=9)
+    ax.set_yticks(at, [text.plain(str(name)) for name in top[label]])
+    ax.invert_yaxis()
+    ax.set_xlim(0, widest * 1.12)
+    ax.set_xlabel(unit)
+    ax.grid(True, axis="x")
+    ax.set_title(text.plain(title))
+    return ax
