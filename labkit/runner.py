@@ -261,10 +261,13 @@ def _signals() -> Iterator[_Signals]:
 
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            kept.handlers[number] = signal.getsignal(number)
+            old = signal.getsignal(number)
+            if number == signal.SIGHUP and old == signal.SIG_IGN:
+                continue  # nohup: the run is meant to outlive its terminal
+            kept.handlers[number] = old
             signal.signal(number, handler)
     try:
         yield kept
     finally:
-        for kept_number, old in kept.handlers.items():
-            signal.signal(kept_number, old)
+        for restored, before in kept.handlers.items():
+            signal.signal(restored, before)

@@ -62,7 +62,8 @@ def markdown_code(text: object) -> str:
     shown = plain(text)
     if shown.strip() and "`" not in shown and "|" not in shown:
         return f"`{shown}`"
-    return f"<code>{markdown(shown).replace('\\|', '&#124;')}</code>"
+    inner = markdown(shown).replace("\\|", "&#124;")
+    return f"<code>{inner}</code>"
 
 
 def number(value: object, *, digits: int = 4, sign: bool = False) -> str:
