@@ -24,6 +24,7 @@
  *   - rq.clock
  *   - task_struct.sched_info?
  *   - sched_info.last_arrival?
+ *   - sched_info.last_queued?
  * params:
  *   tgid: {type: u32, default: 0, help: "measure only this process; 0 is every process"}
  * maps:
@@ -35,6 +36,7 @@
  *   event: switch-in
  *   losses: [unmatched, map_full, clock_backwards]
  *   unseen: unseen
+ *   notes: {reconstructed: "of them with one end taken from the kernel's own notes, as it was not seen"}
  * license: GPL-2.0-only
  */
 #include "lk.h"
@@ -69,12 +71,12 @@ struct lk_waits {
 struct lk_runq_ledger {
     u64 seen;
     u64 delivered;
-    u64 unmatched;       /* switched in without a stamp: it waited since before we looked, or its stamp was not kept */
+    u64 unmatched;       /* switched in, and nobody knows since when it had waited */
     u64 map_full;        /* the table of results is full */
     u64 clock_backwards; /* a stamp that lies in the future */
     u64 stamps_failed;   /* the table of stamps is full: shows up as unmatched later */
     u64 stamps_freed;    /* tasks that exited */
-    u64 reconstructed;   /* switch-ins we were not called for, told from the switch-out that followed */
+    u64 reconstructed;   /* one end of the wait was not seen, and taken from the kernel's notes; part of delivered */
     u64 unseen;          /* further switches that the kernel counted and we were not called for */
     u64 nr_switches;     /* the kernel's counter at the last call, not a count of ours */
 };
@@ -161,10 +163,8 @@ static __always_inline void add(struct task_struct *next, struct lk_stamp *stamp
         return;
     }
     /* A task is switched in on one CPU at a time: no other program writes to its entry now. */
-    if (!entry->waits) {
-        entry->cgroup_id = next->cgroups->dfl_cgrp->kn->id;
-        bpf_probe_read_kernel_str(&entry->comm, sizeof(entry->comm), next->comm);
-    }
+    entry->cgroup_id = next->cgroups->dfl_cgrp->kn->id;
+    bpf_probe_read_kernel_str(&entry->comm, sizeof(entry->comm), next->comm);
     entry->waits++;
     entry->wait_ns += wait_ns;
     if (wait_ns > entry->max_wait_ns)
@@ -178,8 +178,42 @@ static __always_inline void add(struct task_struct *next, struct lk_stamp *stamp
     book->delivered++;
 }
 
-/* The task got the CPU at that time: its wait is over. */
-static __always_inline void entered(struct task_struct *next, u64 now, struct lk_runq_ledger *book)
+/* The wait that began at `since` is over. */
+static __always_inline void ended(struct task_struct *task, struct lk_stamp *stamp, u64 since, u64 now,
+                                  struct lk_runq_ledger *book)
+{
+    if (now < since) {
+        book->clock_backwards++;
+        return;
+    }
+    add(task, stamp, now - since, book);
+}
+
+/*
+ * No stamp: the task waits since before we looked, or we were not called when it began to. The kernel notes when it was
+ * queued (kernel/sched/stats.h), by the run queue's clock.
+ */
+static __always_inline void entered_unstamped(struct task_struct *next, struct rq *rq, u64 now,
+                                              struct lk_runq_ledger *book)
+{
+#ifdef LK_HAS_sched_info_last_queued
+    u64 queued = next->sched_info.last_queued, clock = rq->clock;
+    struct lk_stamp fresh = {.start_time_ns = next->start_time, .reason = LK_WOKEN};
+    u32 pid = next->pid;
+
+    if (queued && queued <= clock) {
+        if (stamps.update(&pid, &fresh))
+            book->stamps_failed++;
+        book->reconstructed++;
+        ended(next, &fresh, now - (clock - queued), now, book);
+        return;
+    }
+#endif
+    book->unmatched++;
+}
+
+/* The task gets the CPU: its wait is over. */
+static __always_inline void entered(struct task_struct *next, struct rq *rq, u64 now, struct lk_runq_ledger *book)
 {
     struct lk_stamp *stamp;
     u64 since;
@@ -190,39 +224,42 @@ static __always_inline void entered(struct task_struct *next, u64 now, struct lk
     book->seen++;
     stamp = stamps.lookup(&pid);
     if (!stamp || !stamp->since_ns) {
-        book->unmatched++;
+        entered_unstamped(next, rq, now, book);
         return;
     }
     since = stamp->since_ns;
     stamp->since_ns = 0;
-    if (now < since) {
-        book->clock_backwards++;
-        return;
-    }
-    add(next, stamp, now - since, book);
+    ended(next, stamp, since, now, book);
 }
 
 /*
  * rq->nr_switches counts every switch of this CPU. If it moved by more than one since our last call, we were not called
- * for the rest; the last of those brought in the task that leaves now. The run queue's clock tells when.
+ * for the rest; the last of those brought in the task that leaves now, and the kernel notes when.
  */
 static __always_inline void catch_up(struct task_struct *prev, struct rq *rq, u64 now, struct lk_runq_ledger *book)
 {
-    u64 switches = rq->nr_switches, last = book->nr_switches, ran_ns = 0;
+    u64 switches = rq->nr_switches, last = book->nr_switches, since, ran_ns;
+    struct lk_stamp *stamp;
+    u32 pid = prev->pid;
 
     book->nr_switches = switches;
     if (!last || switches <= last + 1)
         return;
     book->unseen += switches - last - 2;
-    if (!prev->pid)
+    if (!pid || !measured(prev))
         return;
+    book->seen++;
+    stamp = stamps.lookup(&pid);
 #ifdef LK_HAS_sched_info_last_arrival
-    ran_ns = rq->clock - prev->sched_info.last_arrival;
-    book->reconstructed++;
-    entered(prev, now - ran_ns, book);
-#else
-    book->unseen++;
+    if (stamp && stamp->since_ns) {
+        ran_ns = rq->clock - prev->sched_info.last_arrival;
+        since = stamp->since_ns;
+        book->reconstructed++;
+        ended(prev, stamp, since, now - ran_ns, book);
+        return;
+    }
 #endif
+    book->unmatched++;
 }
 
 int lk_wakeup(struct bpf_raw_tracepoint_args *ctx)
@@ -245,6 +282,7 @@ int lk_switch(struct bpf_raw_tracepoint_args *ctx)
     struct task_struct *prev = (struct task_struct *)ctx->args[1];
     struct task_struct *next = (struct task_struct *)ctx->args[2];
     struct lk_runq_ledger *book;
+    struct rq *rq;
     u64 prev_state, now = bpf_ktime_get_ns();
     int first = 0;
 
@@ -256,8 +294,9 @@ int lk_switch(struct bpf_raw_tracepoint_args *ctx)
 #else
     prev_state = prev->LK_task_struct___state;
 #endif
-    catch_up(prev, next->se.cfs_rq->rq, now, book);
+    rq = next->se.cfs_rq->rq;
+    catch_up(prev, rq, now, book);
     left(prev, prev_state, ctx->args[0], now, book);
-    entered(next, now, book);
+    entered(next, rq, now, book);
     return 0;
 }

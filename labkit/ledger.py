@@ -27,7 +27,8 @@ class Ledger:
     :param delivered: events that reached the result.
     :param losses: cause -> count of events seen and not delivered.
     :param unseen: events that an independent kernel counter saw beyond ``seen``; None where there is no counter.
-    :param notes: plain words on anything else a reader must know (``unit``: what an event is).
+    :param event: what an event is, singular.
+    :param notes: plain words on anything else a reader must know.
     """
 
     capture: str
@@ -74,7 +75,7 @@ class Ledger:
             parts.append(f"unseen {self.unseen:,}")
         if not self.balanced:
             parts.append(f"DOES NOT BALANCE by {self.seen - self.delivered - self.lost:+,}")
-        return f"{self.event}s: " + ", ".join(parts)
+        return f"{self.event}s: " + ", ".join(parts) + "".join(f"; {note}" for note in self.notes)
 
     def frame(self) -> pd.DataFrame:
         """Columns ``entry`` (str) and ``count`` (int64): seen, delivered, each loss, unseen."""

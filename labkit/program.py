@@ -165,6 +165,7 @@ class Program:
             losses={cause: int(total[cause]) for cause in spec.losses},
             unseen=int(total[spec.unseen]) if spec.unseen else None,
             event=spec.event,
+            notes=tuple(f"{int(total[member]):,} {words}" for member, words in spec.notes.items() if total[member]),
         )
 
     def cost(self) -> pd.DataFrame:

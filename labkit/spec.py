@@ -108,12 +108,14 @@ class LedgerSpec:
     """Which members of the ``ledger`` map mean what.
 
     :param losses: members that count events seen and not delivered, by cause.
+    :param notes: member -> words, for counts that a reader must know and that are neither delivered nor lost.
     :param unseen: member that counts what the kernel's own counter saw and the program was not called for.
     """
 
     event: str = "event"
     losses: tuple[str, ...] = ()
     unseen: str | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -220,6 +222,7 @@ def _ledger(data: dict[str, Any]) -> LedgerSpec:
         event=data.get("event", "event"),
         losses=tuple(data.get("losses") or ()),
         unseen=data.get("unseen"),
+        notes=dict(data.get("notes") or {}),
     )
 
 
