@@ -113,10 +113,10 @@ def execute(run: Execution, notebook: Any, parameters: Mapping[str, Any]) -> Key
             run.problems.append(Problem("interrupted", cell=run.current_cell))
             _drop_pending_tasks()
         run.notebook = remove_error_markers(run.notebook)
-        correct_statuses(run.notebook)
         run.seconds = time.monotonic() - started
         if not run.interrupted:
             run.problems += notebook_problems(run.notebook) + guard_problems(scratch / "guard.jsonl")
+        correct_statuses(run.notebook, run.problems)
     run.notebook.metadata["labkit"] = {
         "status": run.status,
         "seconds": round(run.seconds, 3),

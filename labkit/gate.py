@@ -125,9 +125,12 @@ def _guard_line(record: Mapping[str, Any]) -> str:
     return f"{record['kind']}: {last[0]}"
 
 
-def correct_statuses(notebook: Any) -> None:
-    """Set papermill's status of cells that never ran back to ``pending``: it writes ``completed``."""
+def correct_statuses(notebook: Any, problems: Sequence[Problem]) -> None:
+    """Mend papermill's cell statuses: it writes ``completed`` for cells that never ran or were cut short."""
+    blamed = {problem.cell for problem in problems}
     for cell in notebook.cells:
         papermill = cell.metadata.get("papermill")
         if cell.cell_type == "code" and papermill and cell.execution_count is None and cell.source.strip():
             papermill["status"] = "pending"
+        elif papermill and cell.id in blamed:
+            papermill["status"] = "failed"

@@ -181,6 +181,11 @@ class Outcomes:
             "notebooks": [_not_run(name) for name in self.names],
         }
 
+    def begin(self, name: str) -> None:
+        """Enter that a notebook runs now; that is what a killed run leaves behind."""
+        self.entry(name)["status"] = "running"
+        self.write_summary()
+
     def entry(self, name: str) -> dict[str, Any]:
         """The summary's entry of a notebook."""
         found: dict[str, Any] = self.summary["notebooks"][self.names.index(name)]

@@ -18,7 +18,13 @@ __all__ = ["Difference", "differences", "headline", "readme"]
 Summary = Mapping[str, Any]
 Row = Mapping[str, Any]
 
-_MARKS = {"ok": "ok", "failed": "**failed**", "interrupted": "**interrupted**", "not run": "not run"}
+_MARKS = {
+    "ok": "ok",
+    "failed": "**failed**",
+    "interrupted": "**interrupted**",
+    "running": "running",
+    "not run": "not run",
+}
 
 
 def all_findings(summary: Summary) -> Iterator[tuple[Row, Row]]:

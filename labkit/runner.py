@@ -163,6 +163,7 @@ def _run_one(
     if job.error is not None:
         run.problems.append(_as_problem(job.error))
     else:
+        written.begin(job.name)
         reporter.begin(job.name, len(job.notebook.cells))
         stop = execute(run, job.notebook, job.parameters)
     result = {
