@@ -5,14 +5,14 @@ from __future__ import annotations
 import platform
 import re
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from labkit.errors import LabkitError
 from labkit.kernel import bcc, headers
 from labkit.system.step import Done, OutOfReach, SetupFailed, Step, command
 
-__all__ = ["Packages", "Want", "parse_candidates", "parse_simulation"]
+__all__ = ["Packages", "Want", "install", "parse_candidates", "parse_simulation"]
 
 _DEBIAN_ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
 _APT = ("apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=120", "-o", "Acquire::Retries=2",
@@ -99,6 +99,22 @@ def _installed() -> set[str]:
     return {line.split()[1] for line in listing.splitlines() if line.startswith("ii")}
 
 
+def install(names: Sequence[str], done: Done) -> None:
+    """Install packages as root, and remember those that were not there before, so that uninstall takes them back.
+
+    :raises SetupFailed: with what apt said.
+    """
+    argv = [*_APT, "install", "--no-install-recommends", *names]
+    before = _installed()
+    planned = parse_simulation(command([*argv, "--simulate"], env=_QUIET), "Inst")
+    new = [name.split(":")[0] for name in planned if name.split(":")[0] not in before]
+    print(f"  apt-get install {' '.join(names)} ({len(new)} packages with what they need) ...", flush=True)
+    # Remembered before it is done: a set-up killed half way can still be taken back.
+    done.packages = sorted({*done.packages, *new})
+    done.save()
+    command(argv, env=_QUIET)
+
+
 class Packages(Step):
     """Debian and Ubuntu packages; other systems may bring the same tools by themselves."""
 
@@ -161,32 +177,19 @@ class Packages(Step):
 
     def _install(self, names: list[str], done: Done) -> None:
         try:
-            self._install_once(names, done)
+            install(names, done)
         except SetupFailed as first:
             # Usually lists older than the archive. Once more with fresh ones, and only what is needed.
             self._update()
             needed = {name for want in wants() if want.needed for name in want.packages}
             try:
-                self._install_once([name for name in names if name in needed] or names, done)
+                install([name for name in names if name in needed] or names, done)
             except SetupFailed as error:
                 raise OutOfReach(
                     "the packages cannot be installed",
                     why=error.why,
                     remedy=f"mend apt, then ./task setup (or: apt-get install {' '.join(names)})",
                 ) from first
-
-    def _install_once(self, names: list[str], done: Done) -> None:
-        install = [*_APT, "install", "--no-install-recommends", *names]
-        before = _installed()
-        planned = parse_simulation(command([*install, "--simulate"], env=_QUIET), "Inst")
-        new = [name.split(":")[0] for name in planned if name.split(":")[0] not in before]
-        print(
-            f"  apt-get install {' '.join(names)} ({len(new)} packages with what they need) ...", flush=True
-        )
-        # Remembered before it is done: a set-up killed half way can still be taken back.
-        done.packages = sorted({*done.packages, *new})
-        done.save()
-        command([*install], env=_QUIET)
 
     def owned(self, done: Done) -> list[str]:
         return [f"remove {len(done.packages)} packages: {', '.join(done.packages)}"] if done.packages else []

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from labkit.errors import LabkitError
 from labkit.kernel.privilege import privilege
 from labkit.system import launch
 from labkit.system.access import file_capabilities, remove_files
@@ -18,7 +17,6 @@ from labkit.system.kernelspec import wrap_kernelspec
 from labkit.system.mounts import mount_options
 from labkit.system.packages import Packages, parse_candidates, parse_simulation
 from labkit.system.step import Done, OutOfReach, SetupFailed, command
-from labkit.workbench import copy_notebooks
 
 POLICY = """\
 python3-bpfcc:
@@ -183,38 +181,3 @@ def test_kernelspec_of_an_environment_starts_through_the_launcher_once(tmp_path:
     assert wrap_kernelspec(tmp_path)
     assert path.read_text() == first
     assert not wrap_kernelspec(tmp_path / "no environment")
-
-
-# --- working copies ----------------------------------------------------------------------------------------
-
-
-def test_a_learners_notebook_is_never_overwritten_and_new_chapters_come(tmp_path: Path) -> None:
-    source, mine = tmp_path / "notebooks", tmp_path / "my"
-    source.mkdir()
-    for name in ("01_a", "02_b", "03_c"):
-        (source / f"{name}.ipynb").write_text("first")
-    assert copy_notebooks(source, mine).new == ("01_a.ipynb", "02_b.ipynb", "03_c.ipynb")
-
-    (mine / "01_a.ipynb").write_text("my answers")
-    (mine / "03_c.ipynb").unlink()
-    for name in ("01_a", "02_b", "04_d"):
-        (source / f"{name}.ipynb").write_text("second")
-    copies = copy_notebooks(source, mine)
-    assert (copies.new, copies.renewed, copies.kept) == (
-        ("03_c.ipynb", "04_d.ipynb"),
-        ("02_b.ipynb",),
-        ("01_a.ipynb",),
-    )
-    assert (mine / "01_a.ipynb").read_text() == "my answers"
-    assert (mine / "02_b.ipynb").read_text() == "second"
-
-    (mine / ".copies.json").unlink()  # without its memory it still does not overwrite
-    assert copy_notebooks(source, mine).kept == ("01_a.ipynb",)
-    assert (mine / "01_a.ipynb").read_text() == "my answers"
-
-
-def test_working_copies_that_cannot_be_written_are_a_clear_error(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(LabkitError, match="working copies") as caught:
-        copy_notebooks(tmp_path, tmp_path / "file/my")
-    assert "LABKIT_WORK" in caught.value.remedy
