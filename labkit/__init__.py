@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from labkit import histogram, kernel, oracles, plots, workloads
+    from labkit import histogram, kernel, oracles, plots, sched, workloads
     from labkit.chapter import Chapter, chapter
     from labkit.errors import LabkitError
     from labkit.findings import Finding, Oracle, finding
@@ -36,7 +36,7 @@ _HOME = {
     "finding": "labkit.findings",
     "load": "labkit.program",
 }
-_MODULES = {"histogram", "kernel", "oracles", "plots", "workloads"}
+_MODULES = {"histogram", "kernel", "oracles", "plots", "sched", "workloads"}
 
 __all__ = [
     "Chapter",
@@ -53,6 +53,7 @@ __all__ = [
     "load",
     "oracles",
     "plots",
+    "sched",
     "workloads",
 ]
 

@@ -12,15 +12,15 @@ import pandas as pd
 from labkit.chapter import Chapter, chapter
 from labkit.findings import Finding, Oracle, finding
 from labkit.histogram import quantile
+from labkit.ledger import Ledger
 from labkit.plots import duration
+from labkit.sched import allowed_ns
 from labkit.text import plain
 from labkit.workloads import Truth, service_beside_hog
 
 __all__ = ["CAPTURE", "first_finding"]
 
 CAPTURE = "first"
-#: A wait measured with our own clock and the kernel's own differ by some microseconds per event (METHOD in docs).
-CLOCK_NS_PER_EVENT = 12_000
 
 
 def first_finding(*, seconds: float, mode: str) -> int:
@@ -41,7 +41,7 @@ def first_finding(*, seconds: float, mode: str) -> int:
     return 0 if result.trusted else 1
 
 
-def _service_wait(waits: pd.DataFrame, truth: Truth, ledger: object) -> Finding:
+def _service_wait(waits: pd.DataFrame, truth: Truth, ledger: Ledger) -> Finding:
     task = truth.tasks.merge(waits, on="pid").set_index("role").loc["service"]
     print()
     return finding(
@@ -49,9 +49,9 @@ def _service_wait(waits: pd.DataFrame, truth: Truth, ledger: object) -> Finding:
         float(task["wait_ns"]) / 1e6,
         unit="ms",
         how=f"runq_latency: {task['waits']} waits, each from runnable to running, summed in the kernel",
-        ledger=ledger,  # type: ignore[arg-type]
+        ledger=ledger,
         oracle=Oracle("run_delay in /proc/PID/schedstat", float(task["run_delay_ns"]) / 1e6),
-        tolerance=max(0.02 * float(task["run_delay_ns"]), CLOCK_NS_PER_EVENT * float(task["waits"])) / 1e6,
+        tolerance=allowed_ns(task["run_delay_ns"], task["waits"]) / 1e6,
         headline=True,
     )
 

@@ -1,0 +1,107 @@
+"""Exercises of chapter 06, run-queue latency."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pandas as pd
+
+from labkit.errors import LabkitError
+from labkit.lessons import Context, Feedback, exercise, expect_choice, expect_number, right, wrong
+
+_LONG_NS = 1_000_000
+
+
+@exercise(
+    "06.1",
+    question="What share (0 to 1) of its life did hog_a spend waiting, out of the time it waited or ran?",
+    hints=[
+        "Take the row of hog_a in `hogs`; its times are in ns.",
+        "Waiting is `wait_ns`, running is `run_ns`; together they are all of a spinning task's time.",
+        "wait_ns / (wait_ns + run_ns)",
+    ],
+)
+def wait_share(answer: Any, context: Context) -> Feedback:
+    """The wait as a share of runnable time."""
+    row = context["hogs"].set_index("role").loc["hog_a"]
+    truth = float(row["wait_ns"] / (row["wait_ns"] + row["run_ns"]))
+    ratio = float(row["wait_ns"] / row["run_ns"])
+    if isinstance(answer, (int, float)) and not isinstance(answer, bool):
+        if abs(answer - truth * 100) < 1:
+            return wrong("That is a percentage; a share between 0 and 1 is asked for.")
+        if abs(answer - ratio) < 0.001 and abs(ratio - truth) > 0.002:
+            return wrong("That is waiting per running. The share is of both together.")
+    return expect_number(answer, truth, within=0.001)
+
+
+@exercise(
+    "06.2",
+    question="Change the program so that each task also counts its waits of 1 ms and more, as `long_waits`.",
+    hints=[
+        "A value's columns are the members of `struct lk_waits`: add `u64 long_waits;` there, before `comm`.",
+        "`add()` is where one finished wait is added to the task's entry.",
+        "source.replace('    u64 preempted_wait_ns;\\n', '    u64 preempted_wait_ns;\\n    u64 long_waits;\\n') adds the member; "
+        "do the same after `entry->waits++;` with `if (wait_ns >= 1000000) entry->long_waits++;`",
+    ],
+)
+def long_waits(answer: Any, context: Context) -> Feedback:
+    """Live: load the answer, make two hogs wait, and look. In replay: read the source."""
+    if not isinstance(answer, str) or "lk_switch" not in answer:
+        return wrong("The whole C source is asked for, as text: begin with `source` and change it.")
+    if not re.search(r"\bu64\s+long_waits\s*;", answer):
+        return wrong("The struct of results has no member `u64 long_waits`.")
+    if not re.search(r"long_waits\s*(\+\+|\+=\s*1)|\+\+\s*entry->long_waits", answer):
+        return wrong("Nothing increments `long_waits`.")
+    if context["lab"].mode == "replay":
+        return right("It reads right. In replay it cannot be compiled and run; live, the check does both.")
+    return _try_long_waits(answer)
+
+
+def _try_long_waits(source: str) -> Feedback:
+    from labkit.program import load
+    from labkit.workloads import two_pinned_hogs
+
+    try:
+        with load("runq_latency", source=source) as prog, two_pinned_hogs(seconds=0.5).run() as truth:
+            waits = prog.frame("waits")
+    except LabkitError as error:
+        return wrong(f"The program does not load: {error.what}. {error.why}")
+    mine = waits[waits["pid"].isin(truth.tasks["pid"])]
+    long, total = int(mine["long_waits"].sum()), int(mine["waits"].sum())
+    least, most = _bounds(mine)
+    if long == total and least < total:
+        return wrong(f"All {total} waits were counted as long: is the limit {_LONG_NS} ns?")
+    if not least <= long <= most:
+        return wrong(f"Of {total} waits it calls {long} long; from their sums and maxima it must be {least} to {most}.")
+    return right(f"Of {total} waits of the two hogs, {long} took 1 ms or more.")
+
+
+def _bounds(waits: pd.DataFrame) -> tuple[int, int]:
+    """How many waits of 1 ms there must be at least and can be at most, from sums and maxima alone."""
+    over = (waits["wait_ns"].astype("float64") - waits["waits"].astype("float64") * _LONG_NS).clip(lower=0)
+    room = (waits["max_wait_ns"].astype("float64") - _LONG_NS).clip(lower=1)
+    least = int((over / room).sum())
+    most = int((waits["wait_ns"] // _LONG_NS).sum())
+    return least, min(most, int(waits["waits"].sum()))
+
+
+@exercise(
+    "06.3",
+    question="A program stamps tasks only in sched_wakeup, as the published one does. What does it see of the two hogs' waits?",
+    hints=[
+        "When does a task that never sleeps get a sched_wakeup?",
+        "Look at preempted_wait_ns beside wait_ns in `hogs`.",
+    ],
+)
+def wakeup_only(answer: Any, context: Context) -> Feedback:
+    """Nearly nothing: a spinning task is never woken."""
+    return expect_choice(
+        answer,
+        "almost none",
+        ["all", "about half", "almost none"],
+        {
+            "all": "Every wait would have to begin with a wakeup. Does it, for a task that never sleeps?",
+            "about half": "Half of the time each hog waits; but which of those waits begin with a wakeup?",
+        },
+    )
