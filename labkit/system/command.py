@@ -116,7 +116,7 @@ def setup(*, assume_yes: bool = False, dry: bool = False, quiet: bool = False) -
 
 def _by_sudo(arguments: list[str]) -> int:
     """Run this module as root, in one call of sudo; it asks for the password only where a terminal is."""
-    own = [sys.executable, "-m", "labkit.system", *arguments]
+    own = [sys.executable, "-B", "-m", "labkit.system", *arguments]  # -B: no files of root in the clone
     if not shutil.which("sudo"):
         _say("set-up: this needs root, and there is no sudo. As root, this does it:")
         _say(f"    {shlex.join(own)}")
@@ -135,19 +135,22 @@ def _by_sudo(arguments: list[str]) -> int:
 def apply(user: str | None) -> int:
     """Do all that is missing, as root; a failing step is reported and does not stop the others."""
     worst = READY
+    out_of_reach = ""
     done = Done.load()
     for step, _ in _plan(steps(user)):
         _say(f"set-up: {step.name}")
         try:
             step.apply(done)
         except OutOfReach as error:
-            _say(f"set-up: {error.what}: {error.why}; what needs it runs in replay. Next: {error.remedy}")
+            out_of_reach = f"{error.what} ({error.why}). Next: {error.remedy}, then ./task setup"
         except LabkitError as error:
             worst = REPLAY_ONLY
             _say(f"set-up: {error}")
         finally:
             done.save()
-    if worst == READY:
+    if out_of_reach:
+        _say(f"set-up: the lab runs in replay: {out_of_reach}")
+    elif worst == READY:
         _say("set-up: done (./task uninstall takes it back)")
     return worst
 

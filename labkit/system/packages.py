@@ -143,21 +143,25 @@ class Packages(Step):
                 remedy=f"install by its own means: {', '.join(want.what for want in self._absent() if want.needed)}",
             )
         names, unavailable = self._choose()
+        unreachable = ""
         if unavailable:
-            self._update()
+            unreachable = self._update()
             names, unavailable = self._choose()
         if names:
             self._install(names, done)
-        done.given_up = sorted(
-            {*done.given_up, *(want.packages[0] for want in unavailable if not want.needed)}
-        )
         lacking = [want for want in unavailable if want.needed]
         if lacking:
+            absent = " and ".join(want.packages[0] for want in lacking)
             raise OutOfReach(
-                f"no package for: {'; '.join(want.what for want in lacking)}",
-                why=f"the archives that apt knows do not have {', '.join(lacking[0].packages)}",
-                remedy="add your distribution's main archive to apt's sources, then ./task setup",
+                f"{absent} cannot be installed",
+                why=unreachable or "the archives that apt knows do not have it, nor anything in its place",
+                remedy="get on the network"
+                if unreachable
+                else "add your distribution's main archive to apt's sources",
             )
+        if not unreachable:
+            given_up = {want.packages[0] for want in unavailable}
+            done.given_up = sorted({*done.given_up, *given_up})
 
     def _choose(self) -> tuple[list[str], list[Want]]:
         """Names to install now, and what the archive (as apt knows it now) does not have."""
@@ -167,13 +171,15 @@ class Packages(Step):
         choices = [(want, next((name for name in want.packages if name in known), None)) for want in absent]
         return [name for _, name in choices if name], [want for want, name in choices if not name]
 
-    def _update(self) -> None:
-        # By default apt-get update ends with 0 even if no archive answered.
+    def _update(self) -> str:
+        """Fetch the archives' lists; returns why not, if one did not answer (the others may have all we need)."""
         print("  apt-get update ...", flush=True)
         try:
+            # By default it ends with 0 even if no archive answered.
             command([*_APT, "-o", "APT::Update::Error-Mode=any", "update"], env=_QUIET)
         except SetupFailed as error:
-            print(f"  not every archive answered: {error.why[:200]}", flush=True)
+            return error.why
+        return ""
 
     def _install(self, names: list[str], done: Done) -> None:
         try:
@@ -188,7 +194,7 @@ class Packages(Step):
                 raise OutOfReach(
                     "the packages cannot be installed",
                     why=error.why,
-                    remedy=f"mend apt, then ./task setup (or: apt-get install {' '.join(names)})",
+                    remedy=f"this shows more: apt-get install {' '.join(names)}",
                 ) from first
 
     def owned(self, done: Done) -> list[str]:

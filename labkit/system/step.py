@@ -132,11 +132,18 @@ class Step(ABC):
         """
 
 
+def _telling(output: str) -> str:
+    """Errors in the way that apt and dpkg mark them, else the last lines."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith(("E: ", "dpkg: error", "W: Failed"))]
+    return " | ".join(errors[:2] or lines[-3:])[:300]
+
+
 def command(argv: Sequence[str], *, env: Mapping[str, str] | None = None, what: str = "") -> str:
     """Run a system command and return its output.
 
     :param what: what it was to achieve, for the error message.
-    :raises SetupFailed: with the last lines it printed, if it fails or does not exist.
+    :raises SetupFailed: with the most telling lines it printed, if it fails or does not exist.
     """
     # Debian's ordinary users have no sbin on their path, and tools must speak English to be understood.
     path = os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/local/sbin:/usr/sbin:/sbin"
@@ -150,6 +157,5 @@ def command(argv: Sequence[str], *, env: Mapping[str, str] | None = None, what: 
     except OSError as error:
         raise SetupFailed(what, why=f"{argv[0]}: {error.strerror}") from error
     if result.returncode:
-        tail = " | ".join(result.stdout.strip().splitlines()[-3:])
-        raise SetupFailed(what, why=f"`{' '.join(argv)}` ended with {result.returncode}: {tail}")
+        raise SetupFailed(what, why=f"{argv[0]} ended with {result.returncode}: {_telling(result.stdout)}")
     return result.stdout

@@ -157,7 +157,7 @@ def take_back(found: Done) -> None:
 def test_set_up_without_sudo_names_what_it_wants_and_the_exact_command(learner: Learner) -> None:
     assert learner.before.returncode == 3
     assert f"add {NAME} to the group {launch.GROUP}" in learner.before.stdout
-    assert f"-m labkit.system apply --for-user {NAME}" in learner.before.stdout
+    assert f"-B -m labkit.system apply --for-user {NAME}" in learner.before.stdout
 
 
 def test_set_up_has_nothing_left_to_do(learner: Learner) -> None:

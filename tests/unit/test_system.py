@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from labkit.kernel.privilege import privilege
-from labkit.system import launch
+from labkit.system import launch, setup
 from labkit.system.access import file_capabilities, remove_files
 from labkit.system.kernelspec import wrap_kernelspec
 from labkit.system.mounts import mount_options
@@ -88,7 +88,7 @@ def test_a_package_that_can_be_missed_is_not_asked_for_again(monkeypatch: pytest
 
 
 def test_failing_command_says_what_it_printed() -> None:
-    with pytest.raises(SetupFailed, match=r"ended with 3: line one \| line two"):
+    with pytest.raises(SetupFailed, match=r"sh ended with 3: line one \| line two"):
         command(["sh", "-c", "echo line one; echo line two >&2; exit 3"])
     with pytest.raises(SetupFailed, match="No such file"):
         command(["/nonexistent/tool"])
@@ -181,3 +181,16 @@ def test_kernelspec_of_an_environment_starts_through_the_launcher_once(tmp_path:
     assert wrap_kernelspec(tmp_path)
     assert path.read_text() == first
     assert not wrap_kernelspec(tmp_path / "no environment")
+
+
+# --- where nothing can be done -----------------------------------------------------------------------------
+
+
+def test_on_a_mac_it_says_why_in_one_line_and_the_lab_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    assert setup() == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "replay" in line
+    assert "lima/README.md" in line
