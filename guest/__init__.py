@@ -1,0 +1,14 @@
+"""A Debian guest with kprobes, under QEMU's software emulation, for tests that this machine's kernel cannot run.
+
+``python -m guest test`` runs the tests marked ``guest`` inside it, ``python -m guest shell`` gives a person a shell
+there. Nothing of it is needed to use the lab. From the ground up:
+
+- ``errors``: a guest that cannot be had is infrastructure, never a failing test;
+- ``arch``: what differs between processor architectures, as one table;
+- ``host``: what this machine must have, and where its Debian packages come from;
+- ``wheels``: the part of requirements.lock that the guest needs;
+- ``image``: kernel, initrd and disk, built once and kept in labkit's cache;
+- ``janitor``, ``qemu``, ``agent``: one emulator process, its control socket, commands inside;
+- ``machine``: boot, snapshot, restore, run, send files;
+- ``repo``, ``shell``: what is shipped, and the terminal.
+"""

@@ -1,0 +1,120 @@
+"""``python -m guest``: the guest from the command line."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+
+import click
+
+from guest.errors import GuestError, HostCannot
+from guest.host import say
+from guest.image import ensure_image, remove_images
+from guest.machine import Machine, TimedOut, machine
+from labkit.paths import lab_root
+
+# EX_TEMPFAIL of sysexits.h: told apart from 1, a failing test.
+INFRASTRUCTURE = 75
+
+TEST_S = 900.0
+
+
+class _Group(click.Group):
+    """Shows what is wrong with the guest as text, under an exit code of its own."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except GuestError as error:
+            click.echo(f"guest: infrastructure, not a failing test: {error}", err=True)
+            sys.exit(INFRASTRUCTURE)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """A throwaway Debian guest with kprobes, under QEMU."""
+
+
+def _stream(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _run(guest: Machine, argv: list[str], timeout_s: float) -> int:
+    code, _ = guest.run(argv, timeout_s=timeout_s, on_text=_stream)
+    return code
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.option("--fresh", is_flag=True, help="Boot instead of restoring the snapshot.")
+@click.option("--timeout", "timeout_s", default=TEST_S, show_default=True, help="Seconds for the tests.")
+@click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
+def test(fresh: bool, timeout_s: float, pytest_arguments: tuple[str, ...]) -> None:
+    """Run the tests marked `guest` in it; arguments go to pytest.
+
+    Where no guest can be had (no Linux, no QEMU and no right to install it) the tests are skipped with the reason.
+    """
+    try:
+        image = ensure_image()
+    except HostCannot as error:
+        click.echo(f"guest: the tests in the guest kernel are skipped here: {error}", err=True)
+        return
+    with machine(image, root=lab_root(), fresh=fresh) as guest:
+        command = [
+            "/opt/lab/bin/python",
+            "-m",
+            "pytest",
+            "tests/guest",
+            "-m",
+            "guest",
+            "-p",
+            "no:cacheprovider",
+        ]
+        try:
+            code = _run(guest, [*command, *pytest_arguments], timeout_s)
+        except TimedOut as error:
+            click.echo(f"guest: {error}", err=True)
+            sys.exit(1)
+    sys.exit(code)
+
+
+@main.command()
+@click.option("--fresh", is_flag=True, help="Boot instead of restoring the snapshot.")
+def shell(fresh: bool) -> None:
+    """A shell in it. `exit` or Ctrl-] leaves, and nothing is kept."""
+    from guest.shell import shell as run_shell
+
+    with machine(ensure_image(), root=lab_root(), fresh=fresh) as guest:
+        code = run_shell(guest)
+    sys.exit(code)
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.option("--fresh", is_flag=True, help="Boot instead of restoring the snapshot.")
+@click.option("--timeout", "timeout_s", default=300.0, show_default=True, help="Seconds for the command.")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def run(fresh: bool, timeout_s: float, command: tuple[str, ...]) -> None:
+    """Run one command in it, in /lab; its exit code comes through."""
+    with machine(ensure_image(), root=lab_root(), fresh=fresh) as guest:
+        code = _run(guest, list(command), timeout_s)
+    if code:
+        say(f"`{shlex.join(command)}` ended with {code}")
+    sys.exit(code)
+
+
+@main.command()
+def build() -> None:
+    """Build its image and snapshot now, so that the first test need not."""
+    with machine(ensure_image(), root=lab_root()) as guest:
+        say(f"ready: {guest.image.folder}")
+
+
+@main.command()
+def clean() -> None:
+    """Delete its images from labkit's cache."""
+    for path in remove_images():
+        say(f"removed {path}")
+
+
+if __name__ == "__main__":
+    main()
