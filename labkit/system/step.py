@@ -136,7 +136,7 @@ def _telling(output: str) -> str:
     """Errors in the way that apt and dpkg mark them, else the last lines."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith(("E: ", "dpkg: error", "W: Failed"))]
-    return " | ".join(errors[:2] or lines[-3:])[:300]
+    return " | ".join(errors[:1] or lines[-3:])[:300]
 
 
 def command(argv: Sequence[str], *, env: Mapping[str, str] | None = None, what: str = "") -> str:
