@@ -34,7 +34,7 @@ from papermill.execute import execute_notebook, remove_error_markers
 
 from labkit import kernel_guard
 from labkit.errors import OutcomesError
-from labkit.gate import Problem, correct_statuses, guard_problems, notebook_problems
+from labkit.gate import Problem, correct_statuses, guard_problems, notebook_problems, stderr_problems
 from labkit.paths import lab_root
 
 __all__ = ["Execution", "execute", "scratch_folder"]
@@ -115,7 +115,9 @@ def execute(run: Execution, notebook: Any, parameters: Mapping[str, Any]) -> Key
         run.notebook = remove_error_markers(run.notebook)
         run.seconds = time.monotonic() - started
         if not run.interrupted:
-            run.problems += notebook_problems(run.notebook) + guard_problems(scratch / "guard.jsonl")
+            run.problems += notebook_problems(run.notebook)
+            run.problems += guard_problems(scratch / "guard.jsonl")
+            run.problems += [] if run.problems else stderr_problems(_kernel_log(run))
         correct_statuses(run.notebook, run.problems)
     run.notebook.metadata["labkit"] = {
         "status": run.status,
@@ -143,7 +145,7 @@ def _through_papermill(run: Execution, notebook: Any, parameters: Mapping[str, A
         pass  # the gate finds the error in the outputs
     except DeadKernelError:
         what = f"the kernel died{run.cause_of_death}"
-        run.problems.append(Problem(what, cell=run.current_cell, detail=_kernel_log(run)))
+        run.problems.append(Problem(what, cell=run.current_cell, detail=_kernel_log(run)[-4000:]))
     except CellTimeoutError as error:
         first = str(error).strip().splitlines()[0]
         run.problems.append(Problem(first, cell=run.current_cell))
@@ -243,10 +245,14 @@ class _LabEngine(Engine):  # type: ignore[misc]
             on_cell_start=lambda cell, cell_index: _note_cell(run, cell, cell_index),
         )
         try:
-            # The kernel sends what cells write; what else it says (its own log, a crash) goes to a file.
-            with (run.scratch / "kernel.log").open("wb") as log:
+            # ipykernel sends what child processes write to the notebook, and also here: what comes after a cell's
+            # end, a crash, its own log. The terminal shows progress and shall not be written over.
+            with (
+                (run.scratch / "kernel.out").open("wb") as out,
+                (run.scratch / "kernel.err").open("wb") as err,
+            ):
                 client.execute(
-                    cwd=str(_work_folder(run)), env=_kernel_env(run), stdout=log, stderr=log, cleanup_kc=True
+                    cwd=str(_work_folder(run)), env=_kernel_env(run), stdout=out, stderr=err, cleanup_kc=True
                 )
         finally:
             if kernel.has_kernel:  # interrupted before nbclient's own clean-up stood
@@ -272,8 +278,10 @@ def _kernel_arguments() -> list[str]:
 
 
 def _kernel_env(run: Execution) -> dict[str, str]:
+    # Under pytest ipykernel would not catch what child processes write (iostream.py); a test shall see what users see.
+    inherited = {key: value for key, value in os.environ.items() if key != "PYTEST_CURRENT_TEST"}
     return {
-        **os.environ,
+        **inherited,
         "LABKIT_ROOT": str(lab_root()),  # the kernel's working directory is elsewhere
         "LABKIT_HEADLESS": "1",
         kernel_guard.ENV: str(run.scratch / "guard.jsonl"),
@@ -282,7 +290,8 @@ def _kernel_env(run: Execution) -> dict[str, str]:
 
 
 def _kernel_log(run: Execution) -> str:
-    return (run.scratch / "kernel.log").read_text(encoding="utf-8", errors="replace")[-4000:].strip()
+    log = run.scratch / "kernel.err"
+    return log.read_text(encoding="utf-8", errors="replace").strip() if log.is_file() else ""
 
 
 def _work_folder(run: Execution) -> Path:

@@ -19,7 +19,7 @@ from typing import Any
 from labkit import text
 from labkit.findings import MIME_TYPE
 
-__all__ = ["Problem", "correct_statuses", "guard_problems", "notebook_problems"]
+__all__ = ["Problem", "correct_statuses", "guard_problems", "notebook_problems", "stderr_problems"]
 
 _TRACEBACK = re.compile(r"Traceback \(most recent call last\)")
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -72,6 +72,12 @@ def _output_problems(cell: Any) -> list[Problem]:
             if _TRACEBACK.search(shown):
                 problems.append(Problem("a traceback on stderr", cell=cell.id, detail=shown.strip()))
     return problems
+
+
+def stderr_problems(log: str) -> list[Problem]:
+    """A traceback that the kernel or its child processes wrote when no cell was running to show it."""
+    shown = _ANSI.sub("", log)
+    return [Problem("a traceback on stderr", detail=shown[-4000:])] if _TRACEBACK.search(shown) else []
 
 
 def _cells_not_run(code: Sequence[Any]) -> list[Problem]:
