@@ -95,20 +95,17 @@ def histograms(
     unit = next(iter(filled.values()))["unit"].iloc[0]
     low = min(np.log2(max(float(f["lo"].iloc[0]), 0.5)) for f in filled.values())
     high = max(np.log2(float(f["hi"].iloc[-1])) for f in filled.values())
+    alone = len(filled) == 1
     for (name, frame), colour in zip(filled.items(), colours, strict=False):
         left = np.log2(frame["lo"].to_numpy(dtype=float).clip(0.5))
         right = np.log2(frame["hi"].to_numpy(dtype=float))
-        ax.bar(
-            left,
-            frame["count"],
-            width=right - left,
-            align="edge",
-            color=colour,
-            alpha=0.85 if len(filled) == 1 else 0.5,
-            edgecolor="white",
-            linewidth=0.8,
-            label=text.plain(name),
-        )
+        look = {"edgecolor": "white", "linewidth": 0.8} if alone else {"alpha": 0.15, "linewidth": 0}
+        ax.bar(left, frame["count"], width=right - left, align="edge", color=colour, **look)
+        if not alone:  # outlines stay legible where two overlap; fills mix to a third colour
+            edges = np.arange(left.min(), right.max() + 1)
+            heights = np.zeros(len(edges) - 1)
+            heights[np.searchsorted(edges, left)] = frame["count"]
+            ax.stairs(heights, edges, color=colour, linewidth=2, label=text.plain(name))
     if len(filled) == 1:
         _mark_quantiles(ax, next(iter(filled.values())), unit)
     else:
@@ -168,7 +165,7 @@ def agreement(
     ax.set_yticks(at, [text.plain(str(name)) for name in frame[label]])
     ax.invert_yaxis()
     ax.set_xlim(0, widest * 1.15)
-    ax.set_xlabel("time spent waiting for a CPU (ms); the figure beside the bars is the residual")
+    ax.set_xlabel("waited for a CPU (ms); beside the bars: the residual")
     ax.grid(True, axis="x")
     ax.set_title(text.plain(title), pad=24)
     ax.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.1, fontsize=9)
