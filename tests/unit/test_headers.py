@@ -1,0 +1,100 @@
+"""Where headers are found, and the merged copy, on made-up trees of each distribution's shape."""
+
+import os
+import platform
+from pathlib import Path
+
+import pytest
+
+from labkit.errors import MissingHeaders
+from labkit.kernel import headers
+
+ARCH = {"x86_64": "x86", "aarch64": "arm64"}[platform.machine()]
+
+
+def _write(path: Path, text: str = "") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def _debian(root: Path, version: str) -> None:
+    """Debian: a common half and a half for the architecture."""
+    common, arch = root / f"usr/src/linux-headers-{version}-common", root / f"usr/src/linux-headers-{version}-amd64"
+    _write(common / "include/linux/kconfig.h")
+    _write(common / "include/uapi/linux/bpf.h", "common")
+    _write(common / f"arch/{ARCH}/include/asm/page.h")
+    _write(arch / "include/generated/autoconf.h")
+    _write(arch / "include/generated/utsrelease.h", f'#define UTS_RELEASE "{version}-amd64"\n')
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LABKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("LABKIT_HEADERS", raising=False)
+
+
+def test_the_nearest_version_is_taken_and_said_not_to_match(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "release", lambda: "6.18.44-own")
+    for version in ("5.10.0-8", "6.12.0-3", "6.1.0-56"):
+        _debian(tmp_path, version)
+    found = headers.find(tmp_path)
+    assert found.release == "6.12.0-3-amd64"
+    assert not found.matches
+    assert "not of the running kernel" in found.describe()
+
+
+def test_split_trees_are_merged_into_one_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "release", lambda: "6.1.0-56-amd64")
+    _debian(tmp_path, "6.1.0-56")
+    source = headers.find(tmp_path)
+    assert source.matches
+    tree = headers.merged_tree(source)
+    assert (tree / "include/uapi/linux/bpf.h").read_text() == "common"
+    assert (tree / "include/generated/autoconf.h").is_file()
+    assert headers.merged_tree(source) == tree
+
+
+def test_ubuntus_links_into_a_common_tree_are_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "release", lambda: "6.8.0-31-generic")
+    common, own = tmp_path / "usr/src/linux-headers-6.8.0-31", tmp_path / "usr/src/linux-headers-6.8.0-31-generic"
+    _write(common / "include/linux/kconfig.h")
+    _write(common / "include/uapi/linux/bpf.h", "ubuntu")
+    _write(common / f"arch/{ARCH}/include/asm/page.h")
+    _write(own / "include/generated/autoconf.h")
+    for part in ("linux", "uapi"):
+        os.symlink(f"../../linux-headers-6.8.0-31/include/{part}", own / "include" / part)
+    tree = headers.merged_tree(headers.find(tmp_path))
+    copied = tree / "include/uapi/linux/bpf.h"
+    assert copied.read_text() == "ubuntu"
+    assert not copied.is_symlink()
+
+
+def test_a_given_folder_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _debian(tmp_path, "6.1.0-56")
+    given = tmp_path / "mine"
+    for name in ("include/linux/kconfig.h", "include/uapi/linux/bpf.h", "include/generated/autoconf.h",
+                 f"arch/{ARCH}/include/asm/page.h"):
+        _write(given / name)
+    monkeypatch.setenv("LABKIT_HEADERS", str(given))
+    assert headers.find(tmp_path).trees == (given.resolve(),)
+
+
+def test_no_headers_name_the_command_that_installs_them(tmp_path: Path) -> None:
+    with pytest.raises(MissingHeaders, match=r"apt-get install linux-headers-"):
+        headers.find(tmp_path)
+
+
+def test_an_incomplete_tree_is_passed_over(tmp_path: Path) -> None:
+    _write(tmp_path / "usr/src/linux-headers-6.1.0-1-amd64/include/linux/kconfig.h")
+    with pytest.raises(MissingHeaders):
+        headers.find(tmp_path)
+
+
+def test_a_cache_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
+    _debian(tmp_path, "6.1.0-56")
+    source = headers.find(tmp_path)
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / "headers").write_text("a file where a folder should be")
+    with pytest.raises((MissingHeaders, FileExistsError, NotADirectoryError)):
+        headers.merged_tree(source)
