@@ -177,7 +177,9 @@ def uninstall(*, assume_yes: bool = False, dry: bool = False) -> int:
         if not _agreed("Go on?", assume_yes=assume_yes):
             return REPLAY_ONLY
         code = undo() if os.geteuid() == 0 else _by_sudo(["undo"])
-    if any(cache.iterdir()) and _agreed(f"Remove the lab's cache, {cache}, too?", assume_yes=assume_yes):
+    if "LABKIT_CACHE" in os.environ:
+        _say(f"uninstall: the cache is where LABKIT_CACHE says, and yours to remove: {cache}")
+    elif any(cache.iterdir()) and _agreed(f"Remove the lab's cache, {cache}, too?", assume_yes=assume_yes):
         shutil.rmtree(cache)
     return code
 

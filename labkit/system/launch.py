@@ -46,7 +46,18 @@ def launched(argv: list[str]) -> list[str] | None:
     """The command that runs ``argv`` with the rights; None if there is no way to them, or no need."""
     if has_rights() or os.environ.get(_MARK) or not os.path.exists(LAUNCHER):
         return None
-    inner = [LAUNCHER, "--inh-caps", _RIGHTS, "--ambient-caps", _RIGHTS, "--", *argv]
+    # The dynamic linker takes TMPDIR out of the environment of a file with capabilities (ld.so(8), secure execution).
+    kept = [f"TMPDIR={os.environ['TMPDIR']}"] if "TMPDIR" in os.environ else []
+    inner = [
+        LAUNCHER,
+        "--inh-caps",
+        _RIGHTS,
+        "--ambient-caps",
+        _RIGHTS,
+        "--",
+        *(["env", *kept] if kept else []),
+        *argv,
+    ]
     if os.access(LAUNCHER, os.X_OK):
         return inner
     if not _member() or not shutil.which("sg"):

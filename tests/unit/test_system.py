@@ -194,3 +194,21 @@ def test_on_a_mac_it_says_why_in_one_line_and_the_lab_goes_on(
     (line,) = capsys.readouterr().out.splitlines()
     assert "replay" in line
     assert "lima/README.md" in line
+
+
+@pytest.mark.parametrize(("answer", "code"), [("n", 3), ("no", 3), ("nonsense", 3)])
+def test_at_a_terminal_it_asks_and_no_leaves_everything_as_it_is(answer: str, code: int) -> None:
+    ours, theirs = os.openpty()
+    argv = [sys.executable, "-m", "labkit.cli", "setup"]
+    env = os.environ | {"LABKIT_BCC": "/nonexistent"}
+    before = Path("/proc/self/mounts").read_text()
+    with subprocess.Popen(argv, env=env, stdin=theirs, stdout=subprocess.PIPE, text=True) as process:
+        os.write(ours, f"{answer}\n".encode())
+        output, _ = process.communicate(timeout=30)
+    os.close(ours)
+    os.close(theirs)
+    assert "install python3-bpfcc" in output
+    assert "Go on? [Y/n]" in output
+    assert "left as it is" in output
+    assert process.returncode == code
+    assert Path("/proc/self/mounts").read_text() == before
