@@ -142,7 +142,7 @@ def debian_mirror(
     if release.get("ID") == "debian":
         names = _SUITE_ALIASES | {release.get("VERSION_CODENAME", "")}
         for line in targets if targets is not None else _index_targets():
-            name, component, uri = (line.split("|") + ["", ""])[:3]
+            name, component, uri = f"{line}||".split("|")[:3]
             if name in names and component == "main" and uri:
                 return uri.rstrip("/")
     raise HostCannot(

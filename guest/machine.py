@@ -1,7 +1,7 @@
 """A running guest: booted or restored, commands in it, files into it.
 
-The first start boots, warms what tests need (page cache, labkit's merged headers) and saves the whole machine beside the
-image; later starts restore that in about a second. Every start works on a throwaway disk.
+The first start boots, warms what tests need (page cache, labkit's merged headers) and saves the whole machine beside
+the image; later starts restore that in about a second. Every start works on a throwaway disk.
 """
 
 from __future__ import annotations

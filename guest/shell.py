@@ -77,17 +77,13 @@ def _relay(guest: Machine, console: socket.socket, pid: int, resized: list[bool]
             console.sendall(data)
         if resized:
             resized.clear()
-            _tell_size(guest)
+            columns, rows = shutil.get_terminal_size()
+            guest.agent.run(["stty", "-F", _TTY, "cols", str(columns), "rows", str(rows)])
         if time.monotonic() >= next_check:
             done = guest.agent.poll(pid)
             if done is not None:
                 return done.code
             next_check = time.monotonic() + _CHECK_S
-
-
-def _tell_size(guest: Machine) -> None:
-    columns, rows = shutil.get_terminal_size()
-    guest.agent.run(["stty", "-F", _TTY, "cols", str(columns), "rows", str(rows)])
 
 
 @contextmanager

@@ -58,7 +58,9 @@ def sight() -> pd.Series:
         os.getppid()
         program.stop()
         frame = program.frame("seen")
-    return frame.set_index("thread").loc[threading.get_native_id()]
+    ours = frame[frame["thread"] == threading.get_native_id()]
+    assert len(ours) == 1
+    return ours.iloc[0]
 
 
 def test_a_known_task_is_seen_as_it_is(sight: pd.Series) -> None:
