@@ -303,7 +303,7 @@ class Program:
         return VerifierRejected(
             f"{_REFUSED} {where} (lk_{label})",
             why=f"{reason}" + (f"; {where}, line {line}: {source}" if line else ""),
-            remedy="read the end of the log: it names the register and what it may hold; 05 in the course explains",
+            remedy="the end of the log names the register and what it may hold at that line",
             log=text,
             line=line,
         )
@@ -367,11 +367,14 @@ def _attach(label: str, hook: Hook, prog_fd: int) -> int:
 
 
 def _verdict(log: str) -> tuple[int | None, str]:
-    """The instruction the verifier stopped at, and its reason: the last two telling lines of its log."""
-    rows = [r for r in log.strip().splitlines() if r and not r.startswith(("processed ", "verification time", "stack"))]
-    reason = next((r for r in reversed(rows) if not re.match(r"^\d+: ", r)), rows[-1] if rows else "")
-    numbers = [int(m.group(1)) for r in rows if (m := re.match(r"^(\d+): \(", r))]
-    return (numbers[-1] if numbers else None), reason.strip()
+    """The instruction the verifier stopped at, and what it said after that."""
+    instruction, said = None, []
+    for row in log.strip().splitlines():
+        if match := re.match(r"^(\d+): \(", row):
+            instruction, said = int(match.group(1)), []
+        elif row and not row.startswith(("processed ", "verification time", "stack depth", ";")) and ": R" not in row:
+            said.append(row.strip())
+    return instruction, "; ".join(said[-3:])
 
 
 def _no_privilege(action: str) -> MissingPrivilege:
