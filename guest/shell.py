@@ -46,7 +46,8 @@ def shell(guest: Machine) -> int:
     command += ["--property=StandardError=tty", "--property=Delegate=yes", "--working-directory=/lab"]
     environment = ENVIRONMENT | {"TERM": os.environ.get("TERM", "vt100")}
     command += [f"--setenv={key}={value}" for key, value in environment.items()]
-    _tell_size(guest)
+    columns, rows = shutil.get_terminal_size()
+    command += [f"--property=TTYColumns={columns}", f"--property=TTYRows={rows}"]
     print(
         "The lab is in /lab; `labkit` and `python` work. `exit` or Ctrl-] leaves; nothing is kept.",
         flush=True,
