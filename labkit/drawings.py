@@ -1,0 +1,168 @@
+"""Drawings that explain: boxes and arrows, with what this kernel really does written into them.
+
+Like :mod:`labkit.plots` they return the Axes they drew on, and use the same colours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+
+from labkit import text
+from labkit.plots import BLUE, GREEN, GREY, ORANGE
+
+__all__ = ["Box", "hooks_of_execve", "route_of_a_program"]
+
+_INK = "#222222"
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box: its centre and size in the drawing's units, a title, small print below it, and a colour."""
+
+    x: float
+    y: float
+    title: str
+    small: str = ""
+    colour: str = BLUE
+    width: float = 2.3
+    height: float = 1.0
+    dashed: bool = False
+
+
+def _canvas(width: float, height: float, title: str) -> Axes:
+    """Axes without a frame, one unit to 0.72 inches."""
+    with plt.rc_context({"figure.dpi": 110, "figure.constrained_layout.use": True}):
+        ax = plt.subplots(figsize=(width * 0.72, height * 0.72))[1]
+    ax.set(xlim=(0, width), ylim=(0, height), aspect="equal")
+    ax.axis("off")
+    ax.set_title(text.plain(title), loc="left", fontsize=11)
+    return ax
+
+
+def _draw(ax: Axes, box: Box) -> None:
+    left, bottom = box.x - box.width / 2, box.y - box.height / 2
+    ax.add_patch(
+        FancyBboxPatch(
+            (left, bottom),
+            box.width,
+            box.height,
+            boxstyle="round,pad=0,rounding_size=0.12",
+            facecolor="white" if box.dashed else box.colour + "22",
+            edgecolor=box.colour,
+            linewidth=1.4,
+            linestyle="--" if box.dashed else "-",
+        )
+    )
+    lift = 0.2 if box.small else 0
+    ax.text(
+        box.x,
+        box.y + lift,
+        text.plain(box.title),
+        ha="center",
+        va="center",
+        fontsize=9,
+        weight="bold",
+        color=_INK,
+    )
+    if box.small:
+        ax.text(
+            box.x, box.y - 0.22, text.plain(box.small), ha="center", va="center", fontsize=7.5, color=_INK
+        )
+
+
+def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], *, colour: str = _INK) -> None:
+    ax.add_patch(
+        FancyArrowPatch(
+            start, end, arrowstyle="-|>", mutation_scale=11, color=colour, linewidth=1.2, shrinkA=1, shrinkB=1
+        )
+    )
+
+
+def _chain(ax: Axes, boxes: Sequence[Box]) -> None:
+    """Boxes in a row, and an arrow from each to the next, whichever way they run."""
+    for box in boxes:
+        _draw(ax, box)
+    for one, other in pairwise(boxes):
+        way = 1 if other.x > one.x else -1
+        _arrow(ax, (one.x + way * one.width / 2, one.y), (other.x - way * other.width / 2, other.y))
+
+
+def _area(ax: Axes, corner: tuple[float, float], width: float, height: float, name: str) -> None:
+    ax.add_patch(plt.Rectangle(corner, width, height, facecolor="#f3f3f3", edgecolor="none", zorder=0))
+    ax.text(
+        corner[0] + width - 0.1, corner[1] + height - 0.1, name, ha="right", va="top", fontsize=8, color=GREY
+    )
+
+
+def route_of_a_program(*, source: str, hook: str, map_name: str) -> Axes:
+    """From a C file to a DataFrame: what happens once, when a program is loaded, and what happens at each event.
+
+    :param source: name of the C file.
+    :param hook: what was attached to, such as ``"tracepoint:syscalls:sys_enter_execve"``.
+    :param map_name: the map that is read.
+    """
+    kind, _, target = hook.partition(":")
+    ax = _canvas(12.6, 4.7, "The way of a program: above, once, when it is loaded; below, at each event")
+    at = [1.3, 4.4, 7.75, 11.05]
+    _area(ax, (6.2, 0.1), 6.35, 4.5, "in the kernel")
+    ax.add_patch(plt.Rectangle((3.1, 0.1), 3.1, 1.75, facecolor="#f3f3f3", edgecolor="none", zorder=0))
+    jit = Box(at[3], 3.45, "JIT", "to machine code", ORANGE)
+    event = Box(at[3], 0.95, kind.replace("_", " "), target, ORANGE, width=2.75)
+    _chain(
+        ax,
+        [
+            Box(at[0], 3.45, source, "C"),
+            Box(at[1], 3.45, "clang (bcc)", "C to BPF instructions"),
+            Box(at[2], 3.45, "verifier", "proves it is harmless", ORANGE),
+            jit,
+        ],
+    )
+    _chain(
+        ax,
+        [
+            event,
+            Box(at[2], 0.95, "the program", "runs, and returns", ORANGE),
+            Box(at[1], 0.95, f"map {map_name}", "read from both sides", GREEN),
+            Box(at[0], 0.95, "DataFrame", "in this notebook"),
+        ],
+    )
+    _arrow(ax, (at[3], 2.95), (at[3], 1.45), colour=GREY)
+    ax.text(at[3] + 0.12, 2.2, "attached", fontsize=8, color=GREY, va="center")
+    return ax
+
+
+def hooks_of_execve(usable: Mapping[str, bool]) -> Axes:
+    """Where on the way of one ``execve`` call the four kinds of hooks sit.
+
+    :param usable: hook kind (``raw_tracepoint``, ``tracepoint``, ``kprobe``, ``fentry``) -> whether this kernel has it.
+    """
+    ax = _canvas(12.6, 4.2, "One execve call on its way, and who may look on (dashed: not on this kernel)")
+    _area(ax, (2.3, 0.1), 7.95, 4.0, "in the kernel")
+    _chain(
+        ax,
+        [
+            Box(1.05, 0.95, "a process", "calls execve()", BLUE, width=1.9),
+            Box(4.25, 0.95, "entry", "of every system call", GREY),
+            Box(8.2, 0.95, "..._sys_execve()", "a C function", GREY),
+            Box(11.5, 0.95, "a new program", "under the same pid", BLUE, width=2.0),
+        ],
+    )
+    for x, kind, small, to in (
+        (3.3, "raw_tracepoint", "sys_enter", 3.9),
+        (5.25, "tracepoint", "sys_enter_execve", 4.7),
+        (7.2, "kprobe", "any instruction", 7.85),
+        (9.15, "fentry", "entry of a function", 8.6),
+    ):
+        there = usable.get(kind, False)
+        colour = GREEN if there else GREY
+        _draw(
+            ax, Box(x, 2.85, kind.replace("_", " "), small, colour, width=1.82, height=0.95, dashed=not there)
+        )
+        _arrow(ax, (x, 2.37), (to, 1.45), colour=colour)
+    return ax
