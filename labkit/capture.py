@@ -23,7 +23,7 @@ from labkit.errors import CaptureMismatch, LabkitError, MissingCapture, Outcomes
 from labkit.kernel import environment, probe
 from labkit.ledger import Ledger
 from labkit.program import Program, load, program_hash
-from labkit.spec import ProgramSpec, read
+from labkit.spec import ProgramSpec, parse, read
 
 __all__ = ["Capture", "Recorder", "ReplayedProgram", "record_command", "replay_command"]
 
@@ -170,9 +170,9 @@ class Capture:
         except (OSError, ValueError) as error:
             raise CaptureMismatch(f"{path} is damaged", why=str(error), remedy="fetch or record it again") from error
 
-    def program(self, label: str) -> ReplayedProgram:
-        """What was recorded of a program under that label."""
-        return ReplayedProgram(self, label)
+    def program(self, label: str, *, source: str | None = None) -> ReplayedProgram:
+        """What was recorded of a program under that label; ``source`` if it was not loaded from its file."""
+        return ReplayedProgram(self, label, source=source)
 
     def truth(self, label: str) -> Mapping[str, Any]:
         """What was recorded of a workload, with ``tasks`` as a frame."""
@@ -202,18 +202,20 @@ class ReplayedProgram:
     :raises CaptureMismatch: if the program's source is not the one that was recorded.
     """
 
-    def __init__(self, capture: Capture, label: str) -> None:
+    def __init__(self, capture: Capture, label: str, *, source: str | None = None) -> None:
         self._capture = capture
         self._data = capture._get("loads", label)
         self.label = f"{capture.data['name']}/{label}"
-        self.spec: ProgramSpec = read(self._data["program"])
+        name = self._data["program"]
+        self.spec: ProgramSpec = read(name) if source is None else parse(source, name=name)
         self.params: dict[str, int] = self._data["params"]
         self.cached = True
         if program_hash(self.spec) != self._data["hash"]:
             raise CaptureMismatch(
-                f"{self.spec.name}.c is not the program that {self.label} was recorded with",
+                f"{name + '.c' if source is None else 'this source'} is not the program that {self.label} "
+                "was recorded with",
                 why=f"hash {program_hash(self.spec)}, recorded {self._data['hash']}",
-                remedy="record again with `labkit run --record`, or take back the change to the program",
+                remedy="take back the change to the program; live, it can be measured or recorded (`labkit run --record`)",
             )
 
     def __enter__(self) -> Self:

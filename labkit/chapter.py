@@ -61,10 +61,13 @@ class Chapter:
         """Load a program (:func:`labkit.load`), or open its recording.
 
         :param label: what this reading is called in the capture; the program's name if empty.
+        :param params: the program's own parameters, and ``source=`` (see :func:`labkit.load`).
+        :raises CaptureMismatch: in replay, if the source is not the one that was recorded.
         """
         key = label or program
         if self._capture is not None:
-            return self._capture.program(key)
+            source = params.get("source")
+            return self._capture.program(key, source=source if isinstance(source, str) else None)
         self.release()
         loaded = load(program, hooks=hooks, label=f"{self.name}/{key}", **params)
         return loaded if self._recorder is None else RecordedProgram.of(loaded, self._recorder, key)
