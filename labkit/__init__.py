@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from labkit import histogram, kernel, oracles, plots, sched, workloads
-    from labkit.chapter import Chapter, chapter
+    from labkit.session import Chapter, chapter
     from labkit.errors import LabkitError
     from labkit.findings import Finding, Oracle, finding
     from labkit.ledger import Ledger
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from labkit.program import Program, load
 
 _HOME = {
-    "Chapter": "labkit.chapter",
+    "Chapter": "labkit.session",
     "Finding": "labkit.findings",
     "LabkitError": "labkit.errors",
     "Ledger": "labkit.ledger",
     "Oracle": "labkit.findings",
     "Program": "labkit.program",
-    "chapter": "labkit.chapter",
+    "chapter": "labkit.session",
     "check": "labkit.lessons",
     "finding": "labkit.findings",
     "load": "labkit.program",

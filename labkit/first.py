@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from labkit.chapter import Chapter, chapter
+from labkit.session import Chapter, chapter
 from labkit.findings import Finding, Oracle, finding
 from labkit.histogram import quantile
 from labkit.ledger import Ledger

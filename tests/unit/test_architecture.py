@@ -15,7 +15,7 @@ FLOORS = {
     4: {"capture"},
     5: {"sched", "cgroups", "workloads", "_janitor", "_worker"},
     6: {"plots", "findings"},
-    7: {"chapter", "lessons", "gate", "kernel_guard", "notebook_io", "notebook_form", "harvest", "execution",
+    7: {"session", "lessons", "gate", "kernel_guard", "notebook_io", "notebook_form", "harvest", "execution",
         "report", "outcomes", "pages", "first"},
     8: {"cli", "runner", "doctor", "system", "workbench"},
 }

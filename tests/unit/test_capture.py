@@ -1,0 +1,114 @@
+"""Captures that ship with the lab: whole, small, of the programs that are here, and the same frames each time."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from labkit import session as chapters
+from labkit import spec
+from labkit.capture import Capture
+from labkit.errors import CaptureMismatch, MissingCapture, ParameterError, UnsupportedKernel
+from labkit.kernel import probe
+from labkit.paths import captures_dir, notebooks_dir
+from labkit.program import program_hash
+from labkit.workloads import service_beside_hog
+
+SHIPPED = sorted(p.parent for p in captures_dir().glob("*/capture.json"))
+
+
+@pytest.fixture
+def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of a shipped capture that may be damaged."""
+    folder = tmp_path / "06_run_queue_latency"
+    shutil.copytree(captures_dir() / folder.name, folder)
+    monkeypatch.setattr(chapters, "captures_dir", lambda: tmp_path)
+    return folder
+
+
+def test_every_chapter_has_a_capture_to_replay() -> None:
+    names = {p.stem for p in notebooks_dir().glob("[0-9][0-9]_*.ipynb")}
+    assert names <= {p.name for p in SHIPPED}
+    assert "first" in {p.name for p in SHIPPED}
+
+
+def test_captures_together_are_below_five_megabytes() -> None:
+    assert sum(f.stat().st_size for f in captures_dir().rglob("*") if f.is_file()) < 5_000_000
+
+
+@pytest.mark.parametrize("folder", SHIPPED, ids=lambda p: p.name)
+def test_a_shipped_capture_is_whole_and_of_the_programs_that_are_here(folder: Path) -> None:
+    capture = Capture(folder)
+    assert capture.data["environment"]["kernel"]
+    for label, load in capture.data["loads"].items():
+        assert load["hash"] == program_hash(spec.read(load["program"])), f"{label}: record the chapter again"
+        program = capture.program(label)
+        for file in load["frames"].values():
+            assert isinstance(capture.frame(file), pd.DataFrame)
+        if "ledger" in load:
+            assert program.ledger.mode == "replay"
+            assert program.ledger.balanced
+    for label in capture.data["truths"]:
+        assert len(capture.truth(label)["tasks"])
+    for label in capture.data["readings"]:
+        capture.reading(label)
+
+
+def test_replay_gives_typed_frames_and_says_that_it_is_replay() -> None:
+    lab = chapters.chapter("06_run_queue_latency", mode="replay")
+    assert repr(lab).startswith("REPLAY")
+    assert "REPLAY" in lab._repr_html_()
+    with lab.load("runq_latency", label="two_hogs") as prog:
+        waits = prog.frame("waits")
+        assert prog.hooks["hook"].tolist()
+    assert str(waits["wait_ns"].dtype) == "uint64"
+    assert str(waits["comm"].dtype) == "str"
+    truth = lab.run(service_beside_hog(seconds=1))
+    assert set(truth.tasks["role"]) == {"service", "hog"}
+
+
+def test_what_was_not_recorded_is_named() -> None:
+    lab = chapters.chapter("06_run_queue_latency", mode="replay")
+    with pytest.raises(MissingCapture, match="two_hogs"):
+        lab.load("runq_latency", label="three_hogs")
+    with pytest.raises(MissingCapture, match="no frame"):
+        lab.load("runq_latency", label="two_hogs").frame("nothing")
+    with pytest.raises(MissingCapture, match="no capture at"):
+        chapters.chapter("99_nowhere", mode="replay")
+
+
+def test_a_capture_of_another_version_of_the_program_is_refused(copy: Path) -> None:
+    data = json.loads((copy / "capture.json").read_text())
+    data["loads"]["two_hogs"]["hash"] = "0" * 16
+    (copy / "capture.json").write_text(json.dumps(data))
+    lab = chapters.chapter(copy.name, mode="replay")
+    with pytest.raises(CaptureMismatch, match="not the program"):
+        lab.load("runq_latency", label="two_hogs")
+
+
+def test_a_capture_cut_short_is_refused(copy: Path) -> None:
+    part = next(copy.glob("two_hogs__waits.parquet"))
+    part.write_bytes(part.read_bytes()[:100])
+    with pytest.raises(CaptureMismatch, match="damaged"):
+        chapters.chapter(copy.name, mode="replay").load("runq_latency", label="two_hogs").frame("waits")
+    part.unlink()
+    with pytest.raises(CaptureMismatch, match="lacks"):
+        chapters.chapter(copy.name, mode="replay").load("runq_latency", label="two_hogs").frame("waits")
+
+
+def test_live_is_refused_with_the_reason_where_it_is_impossible(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LABKIT_BTF", str(tmp_path / "none"))
+    probe.cache_clear()
+    try:
+        with pytest.raises(UnsupportedKernel, match="BTF"):
+            chapters.chapter("06_run_queue_latency", mode="live")
+        assert "BTF" in repr(chapters.chapter("06_run_queue_latency", mode="auto"))
+    finally:
+        probe.cache_clear()
+
+
+def test_a_mode_that_is_none_is_refused() -> None:
+    with pytest.raises(ParameterError):
+        chapters.chapter("06_run_queue_latency", mode="maybe")
