@@ -1,0 +1,274 @@
+"""The host's side of the guest: what is built, how it is started, and that nothing of it outlives its asker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from guest import __main__ as command_line
+from guest import image, janitor
+from guest.arch import ARCHITECTURES, Arch, host_arch
+from guest.errors import BootFailed, BuildFailed, HostCannot
+from guest.host import apt_transport_options, debian_mirror, run_tool
+from guest.image import Image, image_key
+from guest.qemu import qemu_arguments
+from guest.repo import pack, shipped_files
+from guest.wheels import guest_requirements, lock_entries
+from labkit.paths import lab_root
+
+DEBIAN = {"ID": "debian", "VERSION_CODENAME": "bookworm"}
+AMD64 = ARCHITECTURES["amd64"]
+
+
+def arguments(arch: Arch, *, throwaway: bool = True, restore: Path | None = None) -> str:
+    built = Image(Path("/cache/x"), arch, "6.12")
+    disk = Path("/cache/x/disk.img")
+    listed = qemu_arguments(
+        arch, built, Path("/run/g"), disk, disk_format="raw", throwaway=throwaway, restore=restore
+    )
+    return " ".join(listed)
+
+
+# -- architecture ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("machine", "debian"), [("x86_64", "amd64"), ("aarch64", "arm64")])
+def test_the_guest_has_the_architecture_of_the_host(machine: str, debian: str) -> None:
+    arch = host_arch(machine)
+    assert arch.debian == debian
+    assert all(name.endswith(debian) for name in arch.kernel_packages)
+
+
+def test_a_host_without_an_entry_is_told_so() -> None:
+    with pytest.raises(HostCannot, match="riscv64"):
+        host_arch("riscv64")
+
+
+# -- the emulator's command line ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES.values(), ids=list(ARCHITECTURES))
+def test_the_guest_has_no_network_no_kvm_and_a_throwaway_disk(arch: Arch) -> None:
+    line = arguments(arch)
+    assert "-nic none" in line
+    assert "-accel tcg,thread=multi" in line
+    assert "kvm" not in line
+    assert "daemonize" not in line
+    assert "snapshot=on" in line
+    assert f"console={arch.console} " in line
+
+
+def test_the_cpu_can_run_numpy_and_the_kernel_leaves_cmpxchg16b_alone() -> None:
+    line = arguments(AMD64)
+    assert "cx16=off" not in line
+    assert "clearcpuid=cx16" in line
+
+
+def test_a_restore_differs_from_the_save_only_in_where_it_starts() -> None:
+    saved = arguments(AMD64, throwaway=False).replace("snapshot=off", "snapshot=on")
+    restored = arguments(AMD64, restore=Path("/with space/memory"))
+    assert restored == f"{saved} -incoming exec:cat '/with space/memory'"
+
+
+# -- where packages come from ------------------------------------------------------------------------------------------
+
+
+def test_the_mirror_is_the_one_of_the_hosts_own_release() -> None:
+    targets = [
+        "vendor-bookworm|main|http://vendor.invalid/apt/",
+        "bookworm-security|main|http://mirror.invalid/debian-security/",
+        "bookworm|contrib|http://other.invalid/debian/",
+        "bookworm|main|http://mirror.invalid/debian/",
+    ]
+    assert debian_mirror(targets=targets, os_release=DEBIAN, override="") == "http://mirror.invalid/debian"
+
+
+def test_a_host_that_is_not_debian_needs_the_variable() -> None:
+    ubuntu = {"ID": "ubuntu", "VERSION_CODENAME": "noble"}
+    with pytest.raises(HostCannot, match="LABKIT_DEBIAN_MIRROR"):
+        debian_mirror(targets=["noble|main|http://mirror.invalid/ubuntu/"], os_release=ubuntu, override="")
+    assert debian_mirror(os_release=ubuntu, override="http://mirror.invalid/d") == "http://mirror.invalid/d"
+
+
+def test_proxies_come_along_and_folders_do_not() -> None:
+    dump = "\n".join(
+        [
+            'Acquire "";',
+            'Acquire::http::Proxy "http://proxy.invalid:3128";',
+            'Acquire::https::Verify-Peer "true";',
+            'Acquire::http "";',
+            'Acquire::cdrom::mount "/media/cdrom";',
+            'Acquire::IndexTargets::deb::Packages::Optional "0";',
+        ]
+    )
+    assert apt_transport_options(dump) == [
+        'Acquire::http::Proxy "http://proxy.invalid:3128"',
+        'Acquire::https::Verify-Peer "true"',
+    ]
+
+
+def test_a_failing_tool_shows_the_end_of_its_log() -> None:
+    with pytest.raises(BuildFailed, match="no space left"):
+        run_tool(["sh", "-c", "echo no space left >&2; exit 3"])
+
+
+# -- Python packages ---------------------------------------------------------------------------------------------------
+
+LOCK = """\
+click==8.5.1 \\
+    --hash=sha256:aa
+numpy==2.4.6 ; python_full_version < '3.12' \\
+    --hash=sha256:bb
+numpy==2.5.5 ; python_full_version >= '3.12' \\
+    --hash=sha256:cc \\
+    --hash=sha256:dd
+pywin==1 ; sys_platform == 'win32' \\
+    --hash=sha256:ee
+"""
+
+
+def test_of_two_pins_the_one_for_the_guests_python_is_taken_without_its_marker() -> None:
+    environment = {"python_full_version": "3.13.0", "sys_platform": "linux"}
+    entries = lock_entries(LOCK, environment)
+    assert sorted(entries) == ["click", "numpy"]
+    assert entries["numpy"] == "numpy==2.5.5 \\\n    --hash=sha256:cc \\\n    --hash=sha256:dd"
+
+
+def test_extras_of_packages_are_followed_and_extras_nobody_asked_for_are_not() -> None:
+    needs = {
+        "click": ["bleach[css]; python_version >= '3.13'"],
+        "bleach": ["tinycss2; extra == 'css'", "docs; extra == 'doc'"],
+    }
+    names = ("click", "bleach", "tinycss2", "docs", "unrelated")
+    lock = "".join(f"{name}==1 \\\n    --hash=sha256:00\n" for name in names)
+    chosen = guest_requirements(lab_root(), AMD64, requires=lambda name: needs.get(name, []), text=lock)
+    assert [line.split("==")[0] for line in chosen.splitlines()[::2]] == ["bleach", "click", "tinycss2"]
+
+
+def test_the_guest_gets_what_notebooks_need_and_not_the_servers() -> None:
+    chosen = {
+        line.split("==")[0] for line in guest_requirements(lab_root(), AMD64).splitlines() if "==" in line
+    }
+    assert {"pandas", "papermill", "ipykernel", "tinycss2", "pytest"} <= chosen
+    assert chosen.isdisjoint({"jupyterlab", "jupyter-server", "mypy", "ruff"})
+
+
+def test_the_image_is_named_by_what_it_is_made_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = image_key(AMD64, "pandas==3")
+    assert image_key(AMD64, "pandas==3") == key
+    changed = {image_key(AMD64, "pandas==4"), image_key(ARCHITECTURES["arm64"], "pandas==3")}
+    monkeypatch.setattr(image, "SUITE", "forky")
+    changed.add(image_key(AMD64, "pandas==3"))
+    assert len(changed | {key}) == 4
+
+
+# -- what is shipped ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    (tmp_path / ".gitignore").write_text("ignored\n")
+    (tmp_path / "kept.py").write_text("old\n")
+    (tmp_path / "deleted.py").write_text("")
+    subprocess.run(["git", "-C", str(tmp_path), "add", "."], check=True)
+    (tmp_path / "kept.py").write_text("new\n")
+    (tmp_path / "deleted.py").unlink()
+    (tmp_path / "added.py").write_text("")
+    (tmp_path / "ignored").write_text("")
+    return tmp_path
+
+
+def test_the_working_tree_is_shipped_as_it_is_without_ignored_files(clone: Path) -> None:
+    assert shipped_files(clone) == [".gitignore", "added.py", "kept.py"]
+    with tarfile.open(fileobj=BytesIO(pack(clone))) as archive:
+        member = archive.extractfile("kept.py")
+        assert member is not None
+        assert member.read() == b"new\n"
+
+
+# -- the janitor -------------------------------------------------------------------------------------------------------
+
+ASKER = """
+import subprocess, sys, time
+janitor, folder = sys.argv[1:]
+child = subprocess.Popen([sys.executable, "-I", janitor, folder, "sleep", "1000"], stdin=subprocess.PIPE)
+print(child.pid, flush=True)
+time.sleep(1000)
+"""
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def gone(pid: int) -> bool:
+    """Ended; nobody may have reaped it yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the janitor uses Linux's death signal")
+@pytest.mark.parametrize("victim", ["asker", "janitor"])
+def test_no_emulator_survives_a_kill_9(victim: str, tmp_path: Path) -> None:
+    folder = tmp_path / "machine"
+    folder.mkdir()
+    command = [sys.executable, "-c", ASKER, janitor.__file__, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as asker:
+        assert asker.stdout is not None
+        keeper = int(asker.stdout.readline())
+        try:
+            assert eventually(lambda: bool(children(keeper)))
+            program = children(keeper)[0]
+            assert eventually(lambda: "sleep" in Path(f"/proc/{program}/comm").read_text())
+            os.kill(asker.pid if victim == "asker" else keeper, signal.SIGKILL)
+            assert eventually(lambda: gone(program))
+            if victim == "asker":
+                assert eventually(lambda: gone(keeper) and not folder.exists())
+        finally:
+            asker.kill()
+
+
+# -- the command line --------------------------------------------------------------------------------------------------
+
+
+def test_where_no_guest_can_be_had_its_tests_skip_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> Image:
+        raise HostCannot("Not installed: qemu-system-x86.", remedy="As root: apt-get install qemu-system-x86")
+
+    monkeypatch.setattr(command_line, "ensure_image", refuse)
+    result = CliRunner().invoke(command_line.main, ["test"])
+    assert result.exit_code == 0
+    assert "skipped here: Not installed: qemu-system-x86." in result.output
+    assert "apt-get install" in result.output
+
+
+def test_a_guest_that_does_not_boot_is_not_a_failing_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> Image:
+        raise BootFailed("The guest did not come up in two tries.")
+
+    monkeypatch.setattr(command_line, "ensure_image", fail)
+    result = CliRunner().invoke(command_line.main, ["test"])
+    assert result.exit_code == command_line.INFRASTRUCTURE == 75
+    assert "infrastructure, not a failing test" in result.output
