@@ -157,7 +157,8 @@ class Capture:
             raise CaptureMismatch(f"the capture at {folder} is damaged", why=str(error)) from error
         if self.data.get("format") != FORMAT:
             raise CaptureMismatch(
-                f"the capture at {folder} has format {self.data.get('format')!r}", why=f"this labkit reads {FORMAT}"
+                f"the capture at {folder} has format {self.data.get('format')!r}",
+                why=f"this labkit reads {FORMAT}",
             )
 
     def frame(self, file: str) -> pd.DataFrame:
@@ -168,7 +169,9 @@ class Capture:
         except FileNotFoundError as error:
             raise CaptureMismatch(f"the capture lacks {file}", remedy="fetch or record it again") from error
         except (OSError, ValueError) as error:
-            raise CaptureMismatch(f"{path} is damaged", why=str(error), remedy="fetch or record it again") from error
+            raise CaptureMismatch(
+                f"{path} is damaged", why=str(error), remedy="fetch or record it again"
+            ) from error
 
     def program(self, label: str, *, source: str | None = None) -> ReplayedProgram:
         """What was recorded of a program under that label; ``source`` if it was not loaded from its file."""
@@ -215,7 +218,7 @@ class ReplayedProgram:
                 f"{name + '.c' if source is None else 'this source'} is not the program that {self.label} "
                 "was recorded with",
                 why=f"hash {program_hash(self.spec)}, recorded {self._data['hash']}",
-                remedy="take back the change to the program; live, it can be measured or recorded (`labkit run --record`)",
+                remedy="take back the change to the program; or run live, where it can be recorded with `labkit run --record`",
             )
 
     def __enter__(self) -> Self:
@@ -310,7 +313,9 @@ def record_command(program: str, *, seconds: float, parameters: Mapping[str, str
     if not seconds > 0:
         raise LabkitError("nothing to record", why=f"seconds is {seconds}", remedy="give a time above 0")
     recorder = Recorder(out, out.name)
-    with RecordedProgram.of(load(program, label=f"{out.name}/{program}", **typed), recorder, program) as running:
+    with RecordedProgram.of(
+        load(program, label=f"{out.name}/{program}", **typed), recorder, program
+    ) as running:
         print(running.describe(), flush=True)
         print(f"recording for {seconds:g} s ...", flush=True)
         time.sleep(seconds)
