@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import platform
 import pwd
@@ -9,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from labkit.errors import LabkitError
@@ -132,6 +135,15 @@ def _by_sudo(arguments: list[str]) -> int:
     return code
 
 
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """One set-up at a time: each remembers what it did, and apt has one lock. The second finds less to do."""
+    with Path("/run/labkit-setup.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@_alone()
 def apply(user: str | None) -> int:
     """Do all that is missing, as root; a failing step is reported and does not stop the others."""
     worst = READY
@@ -184,6 +196,7 @@ def uninstall(*, assume_yes: bool = False, dry: bool = False) -> int:
     return code
 
 
+@_alone()
 def undo() -> int:
     """Take everything back, as root, in the opposite order."""
     worst = READY
