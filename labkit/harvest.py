@@ -12,7 +12,7 @@ from typing import Any
 from labkit.findings import MIME_TYPE, is_finding
 from labkit.ledger import Mode
 
-__all__ = ["CHAPTER_MIME_TYPE", "Figure", "figures", "findings", "mode"]
+__all__ = ["CHAPTER_MIME_TYPE", "Figure", "figures", "findings", "mode", "name_figures"]
 
 #: A chapter's banner says in which mode it runs: ``{"name": ..., "mode": "live" | "replay", ...}``.
 CHAPTER_MIME_TYPE = "application/vnd.labkit.chapter+json"
@@ -78,6 +78,15 @@ def figures(notebook: Any) -> list[Figure]:
         elif cell.cell_type == "code":
             found += [Figure(section, cell.id, png) for output in cell.outputs if (png := _png(output))]
     return found
+
+
+def name_figures(notebook: Any) -> None:
+    """Give every PNG its section as alternative text, for those who cannot see it."""
+    sections = iter(figures(notebook))
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if _png(output) is not None:
+                output.metadata.setdefault("image/png", {})["alt"] = next(sections).section
 
 
 def _png(output: Mapping[str, Any]) -> bytes | None:

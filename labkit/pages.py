@@ -8,6 +8,7 @@ whatever was overlooked. It also refuses scripts, so that a hostile name that go
 from __future__ import annotations
 
 import base64
+import copy
 import re
 from collections.abc import Mapping
 from functools import cache
@@ -20,6 +21,7 @@ from nbconvert.filters import markdown2html
 from pygments.formatters import HtmlFormatter  # type: ignore[import-untyped]
 
 from labkit import text
+from labkit.harvest import name_figures
 
 __all__ = ["index_page", "notebook_page"]
 
@@ -66,7 +68,9 @@ def notebook_page(notebook: Any, *, entry: Mapping[str, Any], kernel: str) -> st
 
     :param entry: the notebook's entry in the summary: ``name``, ``status``, ``mode``, ``seconds``, ``problems``.
     """
-    content, _ = _exporter().from_notebook_node(notebook)
+    named = copy.deepcopy(notebook)
+    name_figures(named)
+    content, _ = _exporter().from_notebook_node(named)
     mode = entry["mode"] or "no measurement"
     head = (
         f'<header><a href="index.html">this run</a> · <b>{text.html(entry["name"])}</b> · '

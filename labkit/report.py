@@ -178,7 +178,7 @@ def _headline(summary: Summary) -> list[str]:
         "",
     ]
     if finding["note"]:
-        lines += [markdown(finding["note"]), ""]
+        lines += [markdown(finding["note"], starts_line=True), ""]
     if notebook["figures"]:
         lines += [_image(notebook, notebook["figures"][0]), ""]
     return lines
@@ -197,7 +197,9 @@ def _problems(summary: Summary) -> list[str]:
     for notebook in failed:
         for problem in notebook["problems"]:
             where = f", cell {markdown_code(problem['cell'])}" if problem.get("cell") else ""
-            lines.append(f"- {markdown(notebook['name'])}{where}: {markdown(problem['what'])}")
+            lines.append(
+                f"- {markdown(notebook['name'], starts_line=True)}{where}: {markdown(problem['what'])}"
+            )
     return [*lines, ""]
 
 

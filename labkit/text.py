@@ -44,14 +44,17 @@ def html(text: object) -> str:
     return _html.escape(plain(text), quote=True)
 
 
-def markdown(text: object) -> str:
+def markdown(text: object, *, starts_line: bool = False) -> str:
     """``text`` as prose in Markdown (also inside a table cell): no markup, no HTML, no links.
+
+    :param starts_line: nothing stands before it on its line, where some characters begin a list or a heading.
 
     >>> markdown("<b>|x|</b>")
     '&lt;b&gt;\\\\|x\\\\|&lt;/b&gt;'
     """
     escaped = _MARKDOWN_SPECIAL.sub(r"\\\g<0>", plain(text))
-    escaped = _BLOCK_START.sub(lambda m: m[1] + (m[2] + "\\" if m[2].isdigit() else "\\" + m[2]), escaped)
+    if starts_line:
+        escaped = _BLOCK_START.sub(lambda m: m[1] + (m[2] + "\\" if m[2].isdigit() else "\\" + m[2]), escaped)
     escaped = escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     # Code hosts turn bare addresses into links (GitHub Flavored Markdown, 6.9 "Autolinks (extension)").
     return escaped.replace("://", "&#58;//").replace("www.", "www&#46;").replace("@", "&#64;")
