@@ -17,12 +17,12 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from labkit import histogram, kernel, oracles, plots, sched, workloads
-    from labkit.session import Chapter, chapter
     from labkit.errors import LabkitError
     from labkit.findings import Finding, Oracle, finding
     from labkit.ledger import Ledger
     from labkit.lessons import check
     from labkit.program import Program, load
+    from labkit.session import Chapter, chapter
 
 _HOME = {
     "Chapter": "labkit.session",

@@ -8,13 +8,14 @@ Lines: ``pid N START`` (start time in clock ticks, so that a reused pid is left 
 leading ``-`` to take them off the list again.
 """
 
+import contextlib
 import os
 import signal
 import sys
 import time
 
 
-def start_ticks(pid):
+def start_ticks(pid: int | str) -> str | None:
     """Start time of a process in clock ticks since boot (field 22 of /proc/PID/stat), or None."""
     try:
         with open(f"/proc/{pid}/stat") as file:
@@ -23,42 +24,36 @@ def start_ticks(pid):
         return None
 
 
-def kill(pid, start):
+def kill(pid: str, start: str) -> None:
     """Kill a process if it is still the one that was meant."""
     if start_ticks(pid) == start:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(int(pid), signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
 
-def remove_cgroup(path):
+def remove_cgroup(path: str) -> bool:
     """Kill what is in a cgroup and below, and remove it, inner ones first. True if it is gone."""
     for _ in range(100):
         folders = [folder for folder, _, _ in os.walk(path, topdown=False)]
         if not folders:
             return True
         for folder in folders:
-            try:
-                with open(os.path.join(folder, "cgroup.procs")) as file:
-                    for pid in file.read().split():
-                        os.kill(int(pid), signal.SIGKILL)
-            except (OSError, ProcessLookupError):
-                pass
-            try:
+            with contextlib.suppress(OSError), open(os.path.join(folder, "cgroup.procs")) as file:
+                for pid in file.read().split():
+                    os.kill(int(pid), signal.SIGKILL)
+            with contextlib.suppress(OSError):
                 os.rmdir(folder)
-            except OSError:
-                pass
         if not os.path.isdir(path):
             return True
         time.sleep(0.02)
     return False
 
 
-def main():
+def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    pids, cgroups = {}, []
+    pids: dict[str, str] = {}
+    cgroups: list[str] = []
     for line in sys.stdin:
         words = line.rstrip("\n").split(" ", 2)
         if words[0] == "pid":

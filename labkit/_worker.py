@@ -11,23 +11,30 @@ import sys
 import time
 
 
-def _set_name(name):
+def _set_name(name: str) -> None:
     with open("/proc/self/comm", "w") as file:
         file.write(name)
 
 
-def hog(seconds, **_):
+def hog(seconds: float, **_unused: object) -> dict[str, object]:
     """Spin until the time is over."""
     start = time.monotonic()
-    end, rounds = start + seconds, 0
+    end = start + seconds
+    rounds = 0
     while time.monotonic() < end:
-        for _ in range(1000):
+        for _i in range(1000):
             pass
         rounds += 1
-    return {"rounds": rounds, "wall_ns": int((time.monotonic() - start) * 1e9), "cpu_ns": time.thread_time_ns()}
+    return {
+        "rounds": rounds,
+        "wall_ns": int((time.monotonic() - start) * 1e9),
+        "cpu_ns": time.thread_time_ns(),
+    }
 
 
-def service(seconds, period_ms=10.0, work_ms=1.0, **_):
+def service(
+    seconds: float, period_ms: float = 10.0, work_ms: float = 1.0, **_unused: object
+) -> dict[str, object]:
     """Serve a request every period: sleep until it is due, then work. Latency is from due to done."""
     period, work = int(period_ms * 1e6), int(work_ms * 1e6)
     latencies = []
@@ -44,13 +51,16 @@ def service(seconds, period_ms=10.0, work_ms=1.0, **_):
         latencies.append(done - due)
         due = max(due + period, done)
     latencies.sort()
-    pick = lambda q: latencies[min(int(q * len(latencies)), len(latencies) - 1)]  # noqa: E731
+
+    def pick(q: float) -> int:
+        return latencies[min(int(q * len(latencies)), len(latencies) - 1)]
+
     return {"requests": len(latencies), "p50_ns": pick(0.5), "p99_ns": pick(0.99), "max_ns": latencies[-1]}
 
 
-def pinger(rounds, read_fd, write_fd, first, **_):
+def pinger(rounds: int, read_fd: int, write_fd: int, first: int, **_unused: object) -> dict[str, object]:
     """Pass one byte to and fro."""
-    for _ in range(rounds):
+    for _i in range(rounds):
         if first:
             os.write(write_fd, b"x")
         os.read(read_fd, 1)
@@ -59,22 +69,22 @@ def pinger(rounds, read_fd, write_fd, first, **_):
     return {"rounds": rounds}
 
 
-def calls(count, **_):
+def calls(count: int, **_unused: object) -> dict[str, object]:
     """Make exactly so many getppid() calls: one system call each, which nothing else here makes."""
-    for _ in range(count):
+    for _i in range(count):
         os.getppid()
     return {"calls": count}
 
 
-def spawner(count, program="/bin/true", **_):
+def spawner(count: int, program: str = "/bin/true", **_unused: object) -> dict[str, object]:
     """Start a program so many times, one after the other."""
-    for _ in range(count):
+    for _i in range(count):
         pid = os.posix_spawn(program, [program], {})
         os.waitpid(pid, 0)
     return {"spawned": count}
 
 
-def main():
+def main() -> None:
     role, options = sys.argv[1], json.loads(sys.argv[2])
     _set_name(options.pop("comm"))
     if options.get("cpu") is not None:
@@ -84,7 +94,9 @@ def main():
     print("ready", flush=True)
     if sys.stdin.readline() != "go\n":
         return
-    result = {"hog": hog, "service": service, "pinger": pinger, "calls": calls, "spawner": spawner}[role](**options)
+    result = {"hog": hog, "service": service, "pinger": pinger, "calls": calls, "spawner": spawner}[role](
+        **options
+    )
     print(json.dumps(result), flush=True)
     sys.stdin.read()
 

@@ -124,9 +124,7 @@ def map_create(
     kind: int, key_size: int, value_size: int, max_entries: int, *, flags: int = 0, name: str = ""
 ) -> int:
     """Create a map; returns its file descriptor."""
-    attr = struct.pack(
-        "=IIIIIII16s", kind, key_size, value_size, max_entries, flags, 0, 0, _name(name)
-    )
+    attr = struct.pack("=IIIIIII16s", kind, key_size, value_size, max_entries, flags, 0, 0, _name(name))
     return bpf(_Cmd.MAP_CREATE, attr)[0]
 
 
@@ -173,7 +171,12 @@ def map_next_key(fd: int, key: np.ndarray | None, following: np.ndarray) -> bool
 
 
 def map_lookup_batch(
-    fd: int, position: np.ndarray | None, following: np.ndarray, keys: np.ndarray, values: np.ndarray, count: int
+    fd: int,
+    position: np.ndarray | None,
+    following: np.ndarray,
+    keys: np.ndarray,
+    values: np.ndarray,
+    count: int,
 ) -> tuple[int, bool]:
     """Read up to ``count`` entries into ``keys`` and ``values`` (5.6 and later for hashes, 5.13 for per-CPU arrays).
 
@@ -276,7 +279,8 @@ def prog_info(fd: int) -> ProgInfo:
 
 def loaded_programs() -> list[ProgInfo]:
     """Every BPF program in the kernel. Needs CAP_SYS_ADMIN (listing ids)."""
-    found, last = [], 0
+    found: list[ProgInfo] = []
+    last = 0
     while True:
         try:
             _, block = bpf(_Cmd.PROG_GET_NEXT_ID, struct.pack("=III", last, 0, 0))

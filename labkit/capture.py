@@ -218,7 +218,7 @@ class ReplayedProgram:
                 f"{name + '.c' if source is None else 'this source'} is not the program that {self.label} "
                 "was recorded with",
                 why=f"hash {program_hash(self.spec)}, recorded {self._data['hash']}",
-                remedy="take back the change to the program; or run live, where it can be recorded with `labkit run --record`",
+                remedy="take back the change to the program; or run live, and record again with --record",
             )
 
     def __enter__(self) -> Self:
@@ -330,7 +330,7 @@ def record_command(program: str, *, seconds: float, parameters: Mapping[str, str
     return 0
 
 
-def _typed(text: str) -> object:
+def _typed(text: str) -> Any:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     try:

@@ -132,7 +132,9 @@ class Scope:
         try:
             (self.root / name / "cgroup.procs").write_text(str(pid))
         except OSError as error:
-            raise CgroupError(f"process {pid} cannot join {self.path(name)}", why=error.strerror or "") from error
+            raise CgroupError(
+                f"process {pid} cannot join {self.path(name)}", why=error.strerror or ""
+            ) from error
 
     def path(self, name: str) -> str:
         """Path of a child in the cgroup2 tree."""

@@ -226,7 +226,9 @@ def _compile_error(spec: ProgramSpec, status: int, log: str) -> CompileError:
     )
 
 
-def source_lines(spec: ProgramSpec, hooks: Mapping[str, Hook], constants: Mapping[str, int]) -> dict[str, dict[int, int]]:
+def source_lines(
+    spec: ProgramSpec, hooks: Mapping[str, Hook], constants: Mapping[str, int]
+) -> dict[str, dict[int, int]]:
     """For each function, instruction number -> line of the C source. Compiles again, with bcc's source listing.
 
     Used to explain a verifier's refusal; empty where bcc cannot tell.
@@ -260,7 +262,9 @@ def _parse_listing(text: str, source: str) -> dict[str, dict[int, int]]:
 
 def _line_map(rewritten: list[str], source: list[str]) -> dict[int, int]:
     """Line of bcc's rewritten source -> line of ours: bcc adds lines and changes some, but keeps the order."""
-    matcher = difflib.SequenceMatcher(None, [r.strip() for r in rewritten], [s.strip() for s in source], False)
+    matcher = difflib.SequenceMatcher(
+        None, [r.strip() for r in rewritten], [s.strip() for s in source], False
+    )
     found: dict[int, int] = {}
     for _, start, end, ours, ours_end in matcher.get_opcodes():
         for step in range(end - start):

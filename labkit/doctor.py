@@ -22,7 +22,9 @@ def report(*, as_json: bool) -> int:
     if as_json:
         print(json.dumps(found.as_dict() | {"environment": environment()}, indent=2))
         return LIVE if found.live else REPLAY_ONLY
-    table = Table(title=f"What this machine can do: Linux {found.kernel}", title_justify="left", show_lines=False)
+    table = Table(
+        title=f"What this machine can do: Linux {found.kernel}", title_justify="left", show_lines=False
+    )
     table.add_column("feature", no_wrap=True)
     table.add_column("state", no_wrap=True)
     table.add_column("what was found, what follows, how to mend it", overflow="fold")

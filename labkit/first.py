@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import pandas as pd
 
-from labkit.session import Chapter, chapter
 from labkit.findings import Finding, Oracle, finding
 from labkit.histogram import quantile
 from labkit.ledger import Ledger
 from labkit.plots import duration
 from labkit.sched import allowed_ns
+from labkit.session import Chapter, chapter
 from labkit.text import plain
 from labkit.workloads import Truth, service_beside_hog
 
@@ -27,7 +27,10 @@ def first_finding(*, seconds: float, mode: str) -> int:
     """Measure, print the finding, and say what else this machine did meanwhile. Returns 0 if it can be trusted, else 1."""
     lab = chapter(CAPTURE, mode=mode)
     print(repr(lab))
-    print(f"\nA service (1 ms of work every 10 ms) shares a CPU with a spinning process for {seconds:g} s ...", flush=True)
+    print(
+        f"\nA service (1 ms of work every 10 ms) shares a CPU with a spinning process for {seconds:g} s ...",
+        flush=True,
+    )
     with lab.load("runq_latency", label="service_beside_hog") as prog:
         truth = lab.run(service_beside_hog(seconds=seconds))
         waits = prog.frame("waits")
@@ -78,7 +81,8 @@ def _say_the_rest(lab: Chapter, waits: pd.DataFrame, truth: Truth) -> None:
     top = others.groupby("comm")[["wait_ns", "waits"]].sum().nlargest(3, "wait_ns").reset_index()
     if len(top):
         listed = "; ".join(
-            f"{plain(row['comm'])} {duration(float(row['wait_ns']))} in {row['waits']} waits" for _, row in top.iterrows()
+            f"{plain(row['comm'])} {duration(float(row['wait_ns']))} in {row['waits']} waits"
+            for _, row in top.iterrows()
         )
         print(f"Others that waited meanwhile: {listed}.")
     print("\nNext: ./task lab runs all chapters; ./task notebook opens them.")

@@ -83,7 +83,9 @@ def merge(*histograms: pd.DataFrame) -> pd.DataFrame:
         raise ParameterError(f"histograms of different units: {sorted(together['unit'].unique())}")
     total = together.groupby(["lo", "hi", "unit"], as_index=False, sort=True)["count"].sum()
     if (total["lo"].to_numpy()[1:] < total["hi"].to_numpy()[:-1]).any():
-        raise ParameterError("the histograms have different buckets", remedy="merge only histograms of one kind")
+        raise ParameterError(
+            "the histograms have different buckets", remedy="merge only histograms of one kind"
+        )
     return total
 
 
@@ -105,4 +107,4 @@ def quantile(histogram: pd.DataFrame, q: float) -> float:
         index += 1
     before = cumulative[index] - counts[index]
     lo, hi = float(histogram["lo"].iloc[index]), float(histogram["hi"].iloc[index])
-    return lo + (hi - lo) * max(rank - before, 0.0) / counts[index]
+    return float(lo + (hi - lo) * max(rank - before, 0.0) / counts[index])

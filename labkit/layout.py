@@ -105,7 +105,9 @@ def _scalar(text: str) -> np.dtype[Any]:
         pass
     if text.endswith("*"):
         return np.dtype("u8")
-    raise MapError(f"C type {text!r} has no column form", remedy="use integers, char arrays, or structs of them")
+    raise MapError(
+        f"C type {text!r} has no column form", remedy="use integers, char arrays, or structs of them"
+    )
 
 
 def _walk(desc: Any, name: str, offset: int) -> tuple[list[Column], int, int]:
@@ -162,7 +164,11 @@ def layout_of(desc: str, *, size: int, name: str) -> Layout:
     columns, computed, _ = _walk(json.loads(desc), "", 0)
     columns = [c if c.name else Column(name, c.offset, c.dtype, c.count, c.text) for c in columns]
     if computed != size:
-        raise MapError(f"the C type of {name} is {size} bytes", why=f"its description adds up to {computed}: {desc}")
+        raise MapError(
+            f"the C type of {name} is {size} bytes", why=f"its description adds up to {computed}: {desc}"
+        )
     if len({c.name for c in columns}) != len(columns):
-        raise MapError(f"two members of {name} have the same column name", why=", ".join(c.name for c in columns))
+        raise MapError(
+            f"two members of {name} have the same column name", why=", ".join(c.name for c in columns)
+        )
     return Layout(size, tuple(columns))

@@ -83,7 +83,10 @@ class Ledger:
         if self.unseen is not None:
             rows["unseen"] = self.unseen
         return pd.DataFrame(
-            {"entry": pd.Series(list(rows), dtype="str"), "count": pd.Series(list(rows.values()), dtype="int64")}
+            {
+                "entry": pd.Series(list(rows), dtype="str"),
+                "count": pd.Series(list(rows.values()), dtype="int64"),
+            }
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -73,9 +73,13 @@ class Map:
         """
         d = self.definition
         if self.fd < 0:
-            raise MapError(f"map {d.name} is closed", remedy="read frames inside the `with lk.load(...)` block")
+            raise MapError(
+                f"map {d.name} is closed", remedy="read frames inside the `with lk.load(...)` block"
+            )
         if d.kind not in _READABLE:
-            raise MapError(f"map {d.name} is of kind {_kind_name(d.kind)}", why="it has no entries to look up")
+            raise MapError(
+                f"map {d.name} is of kind {_kind_name(d.kind)}", why="it has no entries to look up"
+            )
         cpus = bpfsys.possible_cpus() if self.per_cpu else 1
         stride = _round8(d.value_size) if self.per_cpu else d.value_size
         if self._batch:
@@ -177,7 +181,9 @@ class Map:
             return values[:, 0]
         how = self.spec.combine.get(column.name, "last" if column.text else "sum")
         if how == "sum":
-            joined: np.ndarray = values.sum(axis=1, dtype=values.dtype if values.dtype.kind in "iuf" else None)
+            joined: np.ndarray = values.sum(
+                axis=1, dtype=values.dtype if values.dtype.kind in "iuf" else None
+            )
         elif how == "max":
             joined = values.max(axis=1)
         elif how == "min":  # zero is "this CPU never set it"
@@ -195,12 +201,17 @@ class Map:
         if not per_cpu:
             return histogram.from_log2(counts[order].sum(axis=1), unit=unit)
         parts = [
-            histogram.from_log2(counts[order, cpu], unit=unit).assign(cpu=cpu) for cpu in range(counts.shape[1])
+            histogram.from_log2(counts[order, cpu], unit=unit).assign(cpu=cpu)
+            for cpu in range(counts.shape[1])
         ]
         return pd.concat(parts, ignore_index=True)[["cpu", "lo", "hi", "unit", "count"]]
 
     def _per_cpu_frame(
-        self, key_layout: Layout, columns: dict[str, np.ndarray], value_layout: Layout, data: dict[str, np.ndarray]
+        self,
+        key_layout: Layout,
+        columns: dict[str, np.ndarray],
+        value_layout: Layout,
+        data: dict[str, np.ndarray],
     ) -> pd.DataFrame:
         first = next(iter(data.values()))
         rows, cpus = first.shape[:2]

@@ -30,8 +30,8 @@ def schedstat(pids: Iterable[int]) -> pd.DataFrame:
     gets the CPU, so a wait that is not over is not in it. It holds time throttled by a quota too.
 
     :param pids: thread ids.
-    :returns: columns ``pid`` (int64), ``run_ns`` (int64), ``run_delay_ns`` (int64), ``timeslices`` (int64); tasks that are gone
-        are left out.
+    :returns: columns ``pid`` (int64), ``run_ns`` (int64), ``run_delay_ns`` (int64), ``timeslices`` (int64); tasks that
+        are gone are left out.
     """
     rows = []
     for pid in pids:

@@ -16,7 +16,18 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from labkit import histogram as _histogram
 from labkit import text
 
-__all__ = ["BLUE", "GREEN", "GREY", "ORANGE", "VERMILION", "agreement", "bars", "duration", "histogram", "histograms"]
+__all__ = [
+    "BLUE",
+    "GREEN",
+    "GREY",
+    "ORANGE",
+    "VERMILION",
+    "agreement",
+    "bars",
+    "duration",
+    "histogram",
+    "histograms",
+]
 
 BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#7F7F7F"
 _STYLE = {
@@ -113,7 +124,9 @@ def histograms(
     ax.set_xlim(low - 0.3, high + 0.3)
     ticks = np.arange(np.floor(low), np.ceil(high) + 1, max(1, int((high - low) // 8) or 1))
     ax.set_xticks(ticks, [_edge_label(2.0**t, unit) for t in ticks], rotation=30 if len(ticks) > 7 else 0)
-    ax.set_xlabel({"ns": "wait (logarithmic)", "bytes": "size (logarithmic)"}.get(unit, f"{unit} (logarithmic)"))
+    ax.set_xlabel(
+        {"ns": "wait (logarithmic)", "bytes": "size (logarithmic)"}.get(unit, f"{unit} (logarithmic)")
+    )
     ax.set_ylabel(what)
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
@@ -168,7 +181,9 @@ def agreement(
     ax.set_xlabel("waited for a CPU (ms); beside the bars: the residual")
     ax.grid(True, axis="x")
     ax.set_title(text.plain(title), pad=24)
-    ax.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.1, fontsize=9)
+    ax.legend(
+        frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.1, fontsize=9
+    )
     return ax
 
 
@@ -193,7 +208,13 @@ def bars(
     ax.barh(at, values, color=BLUE, height=0.7)
     widest = float(values.max(initial=1e-9))
     for y, number in enumerate(values):
-        ax.text(number + widest * 0.01, y, f"{number:,.4g}" if number % 1 else f"{number:,.0f}", va="center", fontsize=9)
+        ax.text(
+            number + widest * 0.01,
+            y,
+            f"{number:,.4g}" if number % 1 else f"{number:,.0f}",
+            va="center",
+            fontsize=9,
+        )
     ax.set_yticks(at, [text.plain(str(name)) for name in top[label]])
     ax.invert_yaxis()
     ax.set_xlim(0, widest * 1.12)

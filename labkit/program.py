@@ -148,7 +148,9 @@ class Program:
         :raises MapError: if the program keeps none.
         """
         if self.spec.ledger is None:
-            raise MapError(f"program {self.spec.name} keeps no ledger", remedy="add `ledger:` to its header comment")
+            raise MapError(
+                f"program {self.spec.name} keeps no ledger", remedy="add `ledger:` to its header comment"
+            )
         for _ in range(_LEDGER_TRIES):
             book = self._read_ledger(self.spec.ledger)
             if book.balanced:
@@ -165,7 +167,9 @@ class Program:
             losses={cause: int(total[cause]) for cause in spec.losses},
             unseen=int(total[spec.unseen]) if spec.unseen else None,
             event=spec.event,
-            notes=tuple(f"{int(total[member]):,} {words}" for member, words in spec.notes.items() if total[member]),
+            notes=tuple(
+                f"{int(total[member]):,} {words}" for member, words in spec.notes.items() if total[member]
+            ),
         )
 
     def cost(self) -> pd.DataFrame:
@@ -208,12 +212,16 @@ class Program:
             with contextlib.suppress(OSError):
                 self._stats_fd = bpfsys.enable_stats()
         if self._stats_fd < 0:
-            self._stats_error = "counting the cost of BPF programs needs CAP_SYS_ADMIN, which this process lacks"
+            self._stats_error = (
+                "counting the cost of BPF programs needs CAP_SYS_ADMIN, which this process lacks"
+            )
         passed_over: dict[str, list[str]] = {label: [] for label in self.spec.hooks}
         refused: set[Hook] = set()
         while True:
             chosen = {
-                label: _choose(self.spec, label, candidates, preferred.get(label), refused, passed_over[label])
+                label: _choose(
+                    self.spec, label, candidates, preferred.get(label), refused, passed_over[label]
+                )
                 for label, candidates in self.spec.hooks.items()
             }
             artifact = compile_program(self.spec, chosen, self.params)
@@ -347,7 +355,9 @@ def _choose(
     raise HookNotFound(
         f"no hook of {spec.name} for {label} exists on this kernel",
         why="; ".join(passed_over),
-        remedy=f"nearest names: {', '.join(nearest)}" if nearest else "`labkit doctor` shows which hooks there are",
+        remedy=f"nearest names: {', '.join(nearest)}"
+        if nearest
+        else "`labkit doctor` shows which hooks there are",
         nearest=nearest,
     )
 
@@ -368,11 +378,16 @@ def _attach(label: str, hook: Hook, prog_fd: int) -> int:
 
 def _verdict(log: str) -> tuple[int | None, str]:
     """The instruction the verifier stopped at, and what it said after that."""
-    instruction, said = None, []
+    instruction: int | None = None
+    said: list[str] = []
     for row in log.strip().splitlines():
         if match := re.match(r"^(\d+): \(", row):
             instruction, said = int(match.group(1)), []
-        elif row and not row.startswith(("processed ", "verification time", "stack depth", ";")) and ": R" not in row:
+        elif (
+            row
+            and not row.startswith(("processed ", "verification time", "stack depth", ";"))
+            and ": R" not in row
+        ):
             said.append(row.strip())
     return instruction, "; ".join(said[-3:])
 
@@ -400,7 +415,7 @@ def load(
     hooks: Mapping[str, str] | None = None,
     label: str = "",
     source: str | None = None,
-    **params: object,
+    **params: Any,
 ) -> Program:
     """Compile (or take from the cache), load and attach a program.
 

@@ -56,7 +56,7 @@ class Chapter:
         return frame[["feature", "state", "detail", "consequence", "remedy"]].astype("str")
 
     def load(
-        self, program: str, /, *, label: str = "", hooks: Mapping[str, str] | None = None, **params: object
+        self, program: str, /, *, label: str = "", hooks: Mapping[str, str] | None = None, **params: Any
     ) -> Program | ReplayedProgram:
         """Load a program (:func:`labkit.load`), or open its recording.
 
@@ -121,7 +121,9 @@ class Chapter:
         first, *rest = [html.escape(line) for line in repr(self).splitlines()]
         word, _, tail = first.partition(" ")
         colour = "#1b7837" if self.mode == "live" else "#b35806"
-        badge = f'<b style="color:#fff;background:{colour};padding:0.1em 0.5em;border-radius:0.3em">{word}</b>'
+        badge = (
+            f'<b style="color:#fff;background:{colour};padding:0.1em 0.5em;border-radius:0.3em">{word}</b>'
+        )
         return f"<p>{badge} {tail}<br>" + "<br>".join(rest) + "</p>"
 
 
@@ -142,5 +144,7 @@ def chapter(name: str, mode: str = "auto") -> Chapter:
             return Chapter(name, "live")
         why = found.why_not_live()
         if mode == "live":
-            raise UnsupportedKernel("live measurement is not possible here", why=why, remedy="run with mode replay")
+            raise UnsupportedKernel(
+                "live measurement is not possible here", why=why, remedy="run with mode replay"
+            )
     return Chapter(name, "replay", why=why, capture=Capture(captures_dir() / name))

@@ -77,11 +77,15 @@ class Param:
             return int(value)
         if isinstance(value, bool) or not isinstance(value, int) or self.ctype == "bool":
             raise ParameterError(
-                f"parameter {self.name} is {self.ctype}", why=f"{value!r} is {type(value).__name__}", remedy=self.help
+                f"parameter {self.name} is {self.ctype}",
+                why=f"{value!r} is {type(value).__name__}",
+                remedy=self.help,
             )
         low, high = _RANGES[self.ctype]
         if not low <= value <= high:
-            raise ParameterError(f"parameter {self.name} is {self.ctype}", why=f"{value} is not in {low}..{high}")
+            raise ParameterError(
+                f"parameter {self.name} is {self.ctype}", why=f"{value} is not in {low}..{high}"
+            )
         return value
 
 
@@ -180,7 +184,9 @@ def parse(source: str, *, name: str, path: Path | None = None) -> ProgramSpec:
     try:
         data = yaml.safe_load(text)
         if not isinstance(data, dict):
-            raise SpecError(f"the header comment of {name} is not YAML with keys", remedy="see labkit/spec.py")
+            raise SpecError(
+                f"the header comment of {name} is not YAML with keys", remedy="see labkit/spec.py"
+            )
         return _build(data, name=name, source=source, path=path)
     except yaml.YAMLError as error:
         raise SpecError(f"the header comment of {name} is not YAML", why=str(error)) from error
@@ -201,7 +207,9 @@ def _build(data: dict[str, Any], *, name: str, source: str, path: Path | None) -
     }
     for param in params.values():
         if param.ctype not in _RANGES:
-            raise SpecError(f"{name}: parameter {param.name} has type {param.ctype}", why=f"known: {list(_RANGES)}")
+            raise SpecError(
+                f"{name}: parameter {param.name} has type {param.ctype}", why=f"known: {list(_RANGES)}"
+            )
     ledger = data.get("ledger")
     return ProgramSpec(
         name=name,

@@ -174,7 +174,14 @@ def _pipes(stack: contextlib.ExitStack) -> list[dict[str, int]]:
 def _spawn(stack: contextlib.ExitStack, worker: Worker, extra: dict[str, int]) -> subprocess.Popen[str]:
     options = {"comm": f"lk-{worker.role}"[:15], "cpu": worker.cpu, **worker.options, **extra}
     process = subprocess.Popen(
-        [sys.executable, "-I", "-S", str(Path(__file__).with_name("_worker.py")), worker.kind, json.dumps(options)],
+        [
+            sys.executable,
+            "-I",
+            "-S",
+            str(Path(__file__).with_name("_worker.py")),
+            worker.kind,
+            json.dumps(options),
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -295,7 +302,11 @@ def two_pinned_hogs(seconds: float = 2.0, cpu: int | None = None) -> Workload:
     seconds, cpu = _positive(seconds), _last_cpu() if cpu is None else cpu
     workers = tuple(Worker(role, "hog", cpu, {"seconds": seconds}) for role in ("hog_a", "hog_b"))
     return Workload(
-        "two_pinned_hogs", f"two spinning processes on CPU {cpu}", workers, {"wait_share": 0.5, "cpu": cpu}, seconds
+        "two_pinned_hogs",
+        f"two spinning processes on CPU {cpu}",
+        workers,
+        {"wait_share": 0.5, "cpu": cpu},
+        seconds,
     )
 
 
@@ -331,5 +342,10 @@ def ping_pong(rounds: int = 2000, cpu: int | None = None) -> Workload:
     cpu = _last_cpu() if cpu is None else cpu
     workers = tuple(Worker(role, "pinger", cpu, {"rounds": rounds}) for role in ("ping", "pong"))
     return Workload(
-        "ping_pong", f"two processes pass a byte {rounds} times on CPU {cpu}", workers, {"rounds": rounds, "cpu": cpu}, None, True
+        "ping_pong",
+        f"two processes pass a byte {rounds} times on CPU {cpu}",
+        workers,
+        {"rounds": rounds, "cpu": cpu},
+        None,
+        True,
     )

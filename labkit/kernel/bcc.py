@@ -11,7 +11,11 @@ from labkit.errors import MissingBcc
 
 __all__ = ["BccLocation", "locate"]
 
-_PLACES = ("/usr/lib/python3/dist-packages", "/usr/lib/python3/site-packages", "/usr/lib/python3*/site-packages")
+_PLACES = (
+    "/usr/lib/python3/dist-packages",
+    "/usr/lib/python3/site-packages",
+    "/usr/lib/python3*/site-packages",
+)
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,9 @@ def locate() -> BccLocation:
     :raises MissingBcc: with the command that installs it.
     """
     override = os.environ.get("LABKIT_BCC")
-    places = [Path(override)] if override else [p / "bcc" for place in _PLACES for p in Path("/").glob(place[1:])]
+    places = (
+        [Path(override)] if override else [p / "bcc" for place in _PLACES for p in Path("/").glob(place[1:])]
+    )
     for package in places:
         if (package / "libbcc.py").is_file():
             return BccLocation(package, _version(package))

@@ -148,7 +148,9 @@ class BTF:
     def raw_tracepoints(self) -> list[str]:
         """Names of all tracepoints: each leaves a typedef ``btf_trace_NAME`` (``include/trace/bpf_probe.h``)."""
         prefix = "btf_trace_"
-        return [name[len(prefix) :] for kind, name in self._names if kind == _TYPEDEF and name.startswith(prefix)]
+        return [
+            name[len(prefix) :] for kind, name in self._names if kind == _TYPEDEF and name.startswith(prefix)
+        ]
 
     def tracepoint_args(self, name: str) -> int | None:
         """How many arguments a raw tracepoint hands over (``sched_switch``: 3, since 5.18 4), or None."""
@@ -194,7 +196,9 @@ class BTF:
             bits, number = found
             if bits % 8:
                 raise MissingBTF(
-                    f"{struct_name}.{path} is a bit field", why="it has no byte offset", remedy="read the word around it"
+                    f"{struct_name}.{path} is a bit field",
+                    why="it has no byte offset",
+                    remedy="read the word around it",
                 )
             base += bits // 8
         ctype, dims, size = self._ctype(number)
@@ -308,7 +312,12 @@ def minimal_structs(btf: BTF, wanted: Iterable[str]) -> str:
         if len(names) > 1:
             defines.append(f"#define LK_{struct_name}_{names[0]} {name}")
     forward = sorted(
-        {m.ctype.rstrip(" *") for members in chosen.values() for m in members.values() if m.ctype.endswith("*")}
+        {
+            m.ctype.rstrip(" *")
+            for members in chosen.values()
+            for m in members.values()
+            if m.ctype.endswith("*")
+        }
         - {"void"}
     )
     bodies = [_definition(btf, name, chosen[name]) for name in _inner_first(chosen)]

@@ -72,12 +72,9 @@ def hierarchy(mounts: str | None = None) -> Hierarchy:
             for option in options.split(","):
                 if option in ("cpu", "cpuacct", "cpuset", "memory", "pids", "blkio", "freezer"):
                     controllers.setdefault(option, where)
-    mode: Mode
-    if unified is not None:
-        mode = "hybrid" if controllers else "v2"
-    else:
-        mode = "v1" if controllers else "none"
-    return Hierarchy(mode, unified, controllers)
+    without_v2: Mode = "v1" if controllers else "none"
+    with_v2: Mode = "hybrid" if controllers else "v2"
+    return Hierarchy(without_v2 if unified is None else with_v2, unified, controllers)
 
 
 def table(tree: Hierarchy | None = None) -> pd.DataFrame:
@@ -97,4 +94,6 @@ def table(tree: Hierarchy | None = None) -> pd.DataFrame:
             except FileNotFoundError:  # it was removed while we walked
                 continue
             paths.append("/" + os.path.relpath(folder, tree.unified) if folder != str(tree.unified) else "/")
-    return pd.DataFrame({"cgroup_id": pd.Series(ids, dtype="uint64"), "cgroup": pd.Series(paths, dtype="str")})
+    return pd.DataFrame(
+        {"cgroup_id": pd.Series(ids, dtype="uint64"), "cgroup": pd.Series(paths, dtype="str")}
+    )

@@ -46,7 +46,11 @@ class HeaderSource:
 
     def describe(self) -> str:
         """One line for people."""
-        fit = "match the running kernel" if self.matches else f"are of {self.release}, not of the running kernel"
+        fit = (
+            "match the running kernel"
+            if self.matches
+            else f"are of {self.release}, not of the running kernel"
+        )
         return f"{self.trees[-1]} ({fit})"
 
 
@@ -80,7 +84,10 @@ def _with_common(tree: Path) -> tuple[Path, ...]:
     match = re.search(r"linux-headers-(\d+\.\d+\.\d+-\d+|\d+\.\d+\.\d+)", tree.resolve().name)
     if match:
         parent = tree.resolve().parent
-        candidates += [parent / f"linux-headers-{match.group(1)}-common", parent / f"linux-headers-{match.group(1)}"]
+        candidates += [
+            parent / f"linux-headers-{match.group(1)}-common",
+            parent / f"linux-headers-{match.group(1)}",
+        ]
         name = re.sub(r"-[a-z0-9]+$", "-common", tree.resolve().name)
         candidates.append(parent / name)
     source = tree.parent / "source"

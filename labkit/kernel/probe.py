@@ -30,7 +30,7 @@ __all__ = ["Feature", "Report", "environment", "has_fentry", "probe"]
 
 State = Literal["yes", "no", "partly", "unknown"]
 # mov64 r0, 0; exit
-_RETURN_0 = bytes.fromhex("b700000000000000" "9500000000000000")
+_RETURN_0 = bytes.fromhex("b7000000000000009500000000000000")
 
 
 @dataclass(frozen=True)
@@ -118,14 +118,22 @@ def _linux() -> Feature:
             required=True,
         )
     if machine not in ("x86_64", "aarch64"):
-        return Feature("Linux", "no", f"{platform.release()} on {machine}", "only x86_64 and aarch64 are known", required=True)
+        return Feature(
+            "Linux",
+            "no",
+            f"{platform.release()} on {machine}",
+            "only x86_64 and aarch64 are known",
+            required=True,
+        )
     return Feature("Linux", "yes", f"{platform.release()} on {machine}", required=True)
 
 
 def _btf() -> Feature:
     try:
         known = btf.kernel()
-        return Feature("BTF", "yes", f"{btf.vmlinux_path()}, {len(known.functions()):,} functions", required=True)
+        return Feature(
+            "BTF", "yes", f"{btf.vmlinux_path()}, {len(known.functions()):,} functions", required=True
+        )
     except MissingBTF as error:
         return Feature(
             "BTF",
@@ -151,7 +159,11 @@ def _privilege() -> Feature:
         )
     if not held.can_count_cost:
         return Feature(
-            "capabilities", "yes", names, "live works; the cost of programs cannot be counted (CAP_SYS_ADMIN)", required=True
+            "capabilities",
+            "yes",
+            names,
+            "live works; the cost of programs cannot be counted (CAP_SYS_ADMIN)",
+            required=True,
         )
     return Feature("capabilities", "yes", names, required=True)
 
@@ -168,7 +180,13 @@ def _raw_tracepoints() -> Feature:
             "see `capabilities` above; a locked down kernel (Secure Boot) forbids it to root as well",
             required=True,
         )
-    return Feature("raw tracepoints", "yes", "a program of this kind loads", "the scheduler can be watched", required=True)
+    return Feature(
+        "raw tracepoints",
+        "yes",
+        "a program of this kind loads",
+        "the scheduler can be watched",
+        required=True,
+    )
 
 
 def _lockdown() -> str:
@@ -192,14 +210,18 @@ def _headers() -> Feature:
     try:
         found = headers.find()
     except LabkitError as error:
-        return Feature("kernel headers", "no", error.what, "programs cannot be compiled", error.remedy, required=True)
+        return Feature(
+            "kernel headers", "no", error.what, "programs cannot be compiled", error.remedy, required=True
+        )
     consequence = "" if found.matches else "any tree serves: kernel types come from BTF, never from headers"
     return Feature("kernel headers", "yes", found.describe(), consequence, required=True)
 
 
 def _kprobes() -> Feature:
     if kernel_hooks.kprobe_pmu() is None:
-        return Feature("kprobes", "no", "CONFIG_KPROBES is not set", "programs use their next hook and say so")
+        return Feature(
+            "kprobes", "no", "CONFIG_KPROBES is not set", "programs use their next hook and say so"
+        )
     return Feature("kprobes", "yes", "any kernel function can be a hook")
 
 
@@ -252,14 +274,20 @@ def _cgroups() -> Feature:
         "none": "no cgroups mounted",
     }[tree.mode]
     if tree.mode == "v1":
-        return Feature("cgroups", "partly", detail, "every task has the same cgroup id: waits cannot be told apart")
+        return Feature(
+            "cgroups", "partly", detail, "every task has the same cgroup id: waits cannot be told apart"
+        )
     return Feature("cgroups", "yes" if tree.mode != "none" else "no", detail)
 
 
 def _limits() -> Feature:
     held = privilege()
     memlock = "unlimited" if held.memlock_bytes < 0 else f"{held.memlock_bytes >> 10} KiB"
-    return Feature("limits", "yes", f"memlock {memlock} (since 5.11 BPF memory counts to the memory cgroup), nofile {held.nofile}")
+    return Feature(
+        "limits",
+        "yes",
+        f"memlock {memlock} (since 5.11 BPF memory counts to the memory cgroup), nofile {held.nofile}",
+    )
 
 
 def _jit() -> Feature:
@@ -269,7 +297,11 @@ def _jit() -> Feature:
         return Feature("JIT", "unknown", "readable by root only")
     except OSError:
         return Feature("JIT", "unknown", "no such setting")
-    return Feature("JIT", "yes" if on else "no", "programs run as machine code" if on else "programs are interpreted, slowly")
+    return Feature(
+        "JIT",
+        "yes" if on else "no",
+        "programs run as machine code" if on else "programs are interpreted, slowly",
+    )
 
 
 def _schedstat() -> Feature:
@@ -278,7 +310,9 @@ def _schedstat() -> Feature:
     except OSError:
         fields = []
     if len(fields) != 3:
-        return Feature("schedstat", "no", "no /proc/PID/schedstat (CONFIG_SCHED_INFO)", "waits have no oracle here")
+        return Feature(
+            "schedstat", "no", "no /proc/PID/schedstat (CONFIG_SCHED_INFO)", "waits have no oracle here"
+        )
     return Feature("schedstat", "yes", "/proc/PID/schedstat run_delay: the oracle for waits")
 
 
@@ -359,5 +393,7 @@ def environment() -> dict[str, Any]:
         found["bcc"] = bcc.locate().version
     with contextlib.suppress(LabkitError):
         found["headers"] = headers.find().release
-    found["machine"] = f"{found['distribution']}, {found['cpus']} CPUs ({found['cpu_model']}), {found['arch']}"
+    found["machine"] = (
+        f"{found['distribution']}, {found['cpus']} CPUs ({found['cpu_model']}), {found['arch']}"
+    )
     return found

@@ -41,7 +41,8 @@ def wait_share(answer: Any, context: Context) -> Feedback:
     hints=[
         "A value's columns are the members of `struct lk_waits`: add `u64 long_waits;` there, before `comm`.",
         "`add()` is where one finished wait is added to the task's entry.",
-        "source.replace('    u64 preempted_wait_ns;\\n', '    u64 preempted_wait_ns;\\n    u64 long_waits;\\n') adds the member; "
+        "source.replace('    u64 preempted_wait_ns;\\n', '    u64 preempted_wait_ns;\\n    u64 long_waits;\\n') "
+        "adds the member; "
         "do the same after `entry->waits++;` with `if (wait_ns >= 1000000) entry->long_waits++;`",
     ],
 )
@@ -73,7 +74,9 @@ def _try_long_waits(source: str) -> Feedback:
     if long == total and least < total:
         return wrong(f"All {total} waits were counted as long: is the limit {_LONG_NS} ns?")
     if not least <= long <= most:
-        return wrong(f"Of {total} waits it calls {long} long; from their sums and maxima it must be {least} to {most}.")
+        return wrong(
+            f"Of {total} waits it calls {long} long; from their sums and maxima it must be {least} to {most}."
+        )
     return right(f"Of {total} waits of the two hogs, {long} took 1 ms or more.")
 
 
@@ -88,7 +91,7 @@ def _bounds(waits: pd.DataFrame) -> tuple[int, int]:
 
 @exercise(
     "06.3",
-    question="A program stamps tasks only in sched_wakeup, as the published one does. What does it see of the two hogs' waits?",
+    question="A program stamps tasks only in sched_wakeup. What does it see of the two hogs' waits?",
     hints=[
         "When does a task that never sleeps get a sched_wakeup?",
         "Look at preempted_wait_ns beside wait_ns in `hogs`.",

@@ -37,7 +37,9 @@ def compare(waits: pd.DataFrame, tasks: pd.DataFrame) -> pd.DataFrame:
     residual = merged["wait_ns"].to_numpy(dtype=float) - oracle
     allowed = np.maximum(SHARE * oracle, CLOCK_NS_PER_EVENT * merged["waits"].to_numpy(dtype=float))
     verdict = np.where(
-        allowed > oracle / 2, "below what can be verified", np.where(np.abs(residual) <= allowed, "agrees", "differs")
+        allowed > oracle / 2,
+        "below what can be verified",
+        np.where(np.abs(residual) <= allowed, "agrees", "differs"),
     )
     with np.errstate(divide="ignore", invalid="ignore"):
         share, each = residual / oracle, residual / merged["waits"].to_numpy(dtype=float)

@@ -7,7 +7,8 @@ lk.check("06.1", answer, hogs=hogs)
 answer = source.replace(
     "    u64 preempted_wait_ns;\n", "    u64 preempted_wait_ns;\n    u64 long_waits;\n"
 ).replace(
-    "    entry->waits++;\n", "    entry->waits++;\n    if (wait_ns >= 1000000)\n        entry->long_waits++;\n"
+    "    entry->waits++;\n",
+    "    entry->waits++;\n    if (wait_ns >= 1000000)\n        entry->long_waits++;\n",
 )
 lk.check("06.2", answer, lab=lab)
 

@@ -54,7 +54,9 @@ def _alive(pid: int) -> bool:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_killed_leaves_no_program_no_cgroup_and_no_process(number: signal.Signals) -> None:
     before = {p.id for p in stale_programs()}
-    run = subprocess.Popen([sys.executable, "-c", HOLD], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    run = subprocess.Popen(
+        [sys.executable, "-c", HOLD], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     assert run.stdout is not None
     *pids, _path = run.stdout.readline().split()
     assert _our_cgroups(run.pid)
@@ -85,7 +87,9 @@ def test_cgroups_of_a_living_owner_are_left_alone() -> None:
 
 
 def test_a_workload_that_fails_says_so_and_cleans_up() -> None:
-    broken = workloads.Workload("broken", "a worker that fails", (workloads.Worker("x", "hog", options={"wrong": 1}),))
+    broken = workloads.Workload(
+        "broken", "a worker that fails", (workloads.Worker("x", "hog", options={"wrong": 1}),)
+    )
     with pytest.raises(WorkloadFailed, match="seconds"):
         broken.run()
     assert not _our_cgroups(os.getpid())
@@ -104,7 +108,12 @@ def test_a_process_that_is_gone_cannot_join() -> None:
 
 def _labkit(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*LABKIT, *arguments], env=os.environ | environment, capture_output=True, text=True, timeout=120, check=False
+        [*LABKIT, *arguments],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
 
 
@@ -139,14 +148,18 @@ def test_without_privileges_the_doctor_says_so_and_replay_still_works(tmp_path: 
 
 
 def test_without_headers_the_next_step_is_named(tmp_path: Path) -> None:
-    done = _labkit("record", "hello", "--seconds", "1", "-o", str(tmp_path / "c"), LABKIT_HEADERS=str(tmp_path / "none"))
+    done = _labkit(
+        "record", "hello", "--seconds", "1", "-o", str(tmp_path / "c"), LABKIT_HEADERS=str(tmp_path / "none")
+    )
     assert done.returncode == 2
     assert "apt-get install linux-headers" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_without_bcc_the_next_step_is_named(tmp_path: Path) -> None:
-    done = _labkit("record", "hello", "--seconds", "1", "-o", str(tmp_path / "c"), LABKIT_BCC=str(tmp_path / "none"))
+    done = _labkit(
+        "record", "hello", "--seconds", "1", "-o", str(tmp_path / "c"), LABKIT_BCC=str(tmp_path / "none")
+    )
     assert done.returncode == 2
     assert "python3-bpfcc" in done.stderr
 
@@ -165,7 +178,12 @@ def test_an_unknown_program_is_a_clear_error(tmp_path: Path) -> None:
 
 def test_a_recording_can_be_replayed_and_one_cut_short_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "mine"
-    assert _labkit("record", "syscall_counts", "--seconds", "0.5", "-p", "tgid", str(os.getpid()), "-o", str(out)).returncode == 0
+    assert (
+        _labkit(
+            "record", "syscall_counts", "--seconds", "0.5", "-p", "tgid", str(os.getpid()), "-o", str(out)
+        ).returncode
+        == 0
+    )
     shown = _labkit("replay", str(out))
     assert shown.returncode == 0
     assert "ledger: system calls: seen" in shown.stdout

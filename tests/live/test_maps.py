@@ -14,8 +14,16 @@ from labkit.spec import MapSpec
 pytestmark = pytest.mark.live
 
 VALUE = json.dumps(
-    ["v", [["n", "unsigned long long"], ["top", "unsigned int"], ["small", "unsigned short", [2]], ["comm", "char", [8]]],
-     "struct"]
+    [
+        "v",
+        [
+            ["n", "unsigned long long"],
+            ["top", "unsigned int"],
+            ["small", "unsigned short", [2]],
+            ["comm", "char", [8]],
+        ],
+        "struct",
+    ]
 )
 
 
@@ -97,14 +105,21 @@ def test_an_empty_map_is_an_empty_frame_with_the_dtypes_of_a_full_one() -> None:
 
 def test_a_histogram_map_becomes_buckets() -> None:
     table = _map(
-        MapType.PERCPU_ARRAY, entries=65, value=('"unsigned long long"', 8), histogram={"slots": "log2", "unit": "ns"}
+        MapType.PERCPU_ARRAY,
+        entries=65,
+        value=('"unsigned long long"', 8),
+        histogram={"slots": "log2", "unit": "ns"},
     )
     cpus = bpfsys.possible_cpus()
     for slot, count in ((0, 1), (1, 2), (11, 3)):
         _put(table, slot, *[np.frombuffer(np.uint64(count).tobytes(), np.uint8)] * cpus)
     frame = table.frame()
     filled = frame[frame["count"] > 0]
-    assert filled[["lo", "hi", "count"]].values.tolist() == [[0, 1, cpus], [1, 2, 2 * cpus], [1024, 2048, 3 * cpus]]
+    assert filled[["lo", "hi", "count"]].values.tolist() == [
+        [0, 1, cpus],
+        [1, 2, 2 * cpus],
+        [1024, 2048, 3 * cpus],
+    ]
     assert table.frame(per_cpu=True)["count"].sum() == 6 * cpus
     table.close()
 
@@ -115,7 +130,12 @@ def test_an_array_in_a_value_explodes_into_buckets() -> None:
     _put(table, 9, np.frombuffer(np.array([7, 1, 2, 3, 4], np.uint32).tobytes(), np.uint8))
     frame = table.frame(explode="hist")
     assert frame["key"].tolist() == [9] * 4
-    assert list(zip(frame["lo"], frame["hi"], frame["count"], strict=True)) == [(0, 1, 1), (1, 2, 2), (2, 4, 3), (4, 8, 4)]
+    assert list(zip(frame["lo"], frame["hi"], frame["count"], strict=True)) == [
+        (0, 1, 1),
+        (1, 2, 2),
+        (2, 4, 3),
+        (4, 8, 4),
+    ]
     table.close()
 
 

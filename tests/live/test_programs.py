@@ -132,7 +132,9 @@ def test_a_program_the_verifier_refuses_says_why_and_where() -> None:
 
 
 def test_an_unknown_hook_names_the_nearest() -> None:
-    source = spec.read("runq_latency").source.replace("raw_tracepoint:sched_wakeup\"]", "raw_tracepoint:sched_wakup\"]")
+    source = spec.read("runq_latency").source.replace(
+        'raw_tracepoint:sched_wakeup"]', 'raw_tracepoint:sched_wakup"]'
+    )
     with pytest.raises(HookNotFound) as caught:
         load("runq_latency", source=source)
     assert "sched_wakeup" in caught.value.nearest
@@ -149,9 +151,8 @@ def test_an_unknown_parameter_names_the_nearest() -> None:
 
 
 def test_an_unknown_map_names_those_there_are_and_a_closed_one_says_so() -> None:
-    with load("hello") as prog:
-        with pytest.raises(MapError, match="it has: hello"):
-            prog.frame("helo")
+    with load("hello") as prog, pytest.raises(MapError, match="it has: hello"):
+        prog.frame("helo")
     with pytest.raises(MapError, match="closed"):
         prog.frame("hello")
 

@@ -32,7 +32,9 @@ class Blob:
         return self.add(kind, name, size, tail, len(members))
 
     def bytes(self) -> bytes:
-        header = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(self.types), len(self.types), len(self.strings))
+        header = struct.pack(
+            "=HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(self.types), len(self.types), len(self.strings)
+        )
         return header + self.types + self.strings
 
 
@@ -48,7 +50,15 @@ def kernel() -> btf.BTF:
     hidden = blob.struct("", 8, [("first", u32, 0), ("second", u32, 32)], kind=5)
     blob.add(8, "pid_t", u32)
     blob.struct(
-        "task", 96, [("state", u32, 32), ("link", pointer, 64), ("comm", text, 128), ("in", inner, 256), ("", hidden, 384)]
+        "task",
+        96,
+        [
+            ("state", u32, 32),
+            ("link", pointer, 64),
+            ("comm", text, 128),
+            ("in", inner, 256),
+            ("", hidden, 384),
+        ],
     )
     blob.add(12, "do_it", 0)
     proto = blob.add(13, "", 0, struct.pack("=IIIIII", 0, pointer, 0, u32, 0, u32), 3)
@@ -101,7 +111,9 @@ def test_an_embedded_struct_is_defined_before_its_owner(kernel: btf.BTF) -> None
     assert text.index("struct inner {") < text.index("struct task {")
 
 
-@pytest.mark.parametrize("data", [b"", b"not btf at all, certainly", struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, 99, 99, 9)])
+@pytest.mark.parametrize(
+    "data", [b"", b"not btf at all, certainly", struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, 99, 99, 9)]
+)
 def test_damaged_btf_is_refused(data: bytes) -> None:
     with pytest.raises(MissingBTF):
         btf.BTF(data)

@@ -98,7 +98,9 @@ def test_a_capture_cut_short_is_refused(copy: Path) -> None:
         chapters.chapter(copy.name, mode="replay").load("runq_latency", label="two_hogs").frame("waits")
 
 
-def test_live_is_refused_with_the_reason_where_it_is_impossible(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_live_is_refused_with_the_reason_where_it_is_impossible(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("LABKIT_BTF", str(tmp_path / "none"))
     probe.cache_clear()
     try:

@@ -19,7 +19,10 @@ def _write(path: Path, text: str = "") -> None:
 
 def _debian(root: Path, version: str) -> None:
     """Debian: a common half and a half for the architecture."""
-    common, arch = root / f"usr/src/linux-headers-{version}-common", root / f"usr/src/linux-headers-{version}-amd64"
+    common, arch = (
+        root / f"usr/src/linux-headers-{version}-common",
+        root / f"usr/src/linux-headers-{version}-amd64",
+    )
     _write(common / "include/linux/kconfig.h")
     _write(common / "include/uapi/linux/bpf.h", "common")
     _write(common / f"arch/{ARCH}/include/asm/page.h")
@@ -33,7 +36,9 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("LABKIT_HEADERS", raising=False)
 
 
-def test_the_nearest_version_is_taken_and_said_not_to_match(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_nearest_version_is_taken_and_said_not_to_match(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(platform, "release", lambda: "6.18.44-own")
     for version in ("5.10.0-8", "6.12.0-3", "6.1.0-56"):
         _debian(tmp_path, version)
@@ -54,9 +59,14 @@ def test_split_trees_are_merged_into_one_copy(tmp_path: Path, monkeypatch: pytes
     assert headers.merged_tree(source) == tree
 
 
-def test_ubuntus_links_into_a_common_tree_are_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ubuntus_links_into_a_common_tree_are_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(platform, "release", lambda: "6.8.0-31-generic")
-    common, own = tmp_path / "usr/src/linux-headers-6.8.0-31", tmp_path / "usr/src/linux-headers-6.8.0-31-generic"
+    common, own = (
+        tmp_path / "usr/src/linux-headers-6.8.0-31",
+        tmp_path / "usr/src/linux-headers-6.8.0-31-generic",
+    )
     _write(common / "include/linux/kconfig.h")
     _write(common / "include/uapi/linux/bpf.h", "ubuntu")
     _write(common / f"arch/{ARCH}/include/asm/page.h")
@@ -72,8 +82,12 @@ def test_ubuntus_links_into_a_common_tree_are_followed(tmp_path: Path, monkeypat
 def test_a_given_folder_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _debian(tmp_path, "6.1.0-56")
     given = tmp_path / "mine"
-    for name in ("include/linux/kconfig.h", "include/uapi/linux/bpf.h", "include/generated/autoconf.h",
-                 f"arch/{ARCH}/include/asm/page.h"):
+    for name in (
+        "include/linux/kconfig.h",
+        "include/uapi/linux/bpf.h",
+        "include/generated/autoconf.h",
+        f"arch/{ARCH}/include/asm/page.h",
+    ):
         _write(given / name)
     monkeypatch.setenv("LABKIT_HEADERS", str(given))
     assert headers.find(tmp_path).trees == (given.resolve(),)

@@ -57,7 +57,10 @@ def test_a_quantile_lies_in_the_bucket_of_the_true_one(values: list[int], q: flo
 
 
 def test_merging_adds_counts_bucket_by_bucket() -> None:
-    a, b = histogram.from_log2(np.array([1, 2]), unit="ns"), histogram.from_log2(np.array([0, 1, 4]), unit="ns")
+    a, b = (
+        histogram.from_log2(np.array([1, 2]), unit="ns"),
+        histogram.from_log2(np.array([0, 1, 4]), unit="ns"),
+    )
     assert histogram.merge(a, b)["count"].tolist() == [1, 3, 4]
 
 

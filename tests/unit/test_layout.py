@@ -40,7 +40,10 @@ def test_offsets_are_those_of_the_c_compiler() -> None:
 
 
 def test_values_come_back_as_they_were_written() -> None:
-    written = [Value(i, b"task %d" % i, (ctypes.c_ulonglong * 4)(*range(i, i + 4)), Inner(i, i * 7)) for i in range(5)]
+    written = [
+        Value(i, b"task %d" % i, (ctypes.c_ulonglong * 4)(*range(i, i + 4)), Inner(i, i * 7))
+        for i in range(5)
+    ]
     raw = np.frombuffer(b"".join(bytes(v) for v in written), np.uint8).reshape(5, -1)
     layout = layout_of(BCC, size=ctypes.sizeof(Value), name="value")
     data = layout.arrays(raw)

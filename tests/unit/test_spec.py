@@ -48,8 +48,14 @@ def test_parameters_are_checked_and_defaults_filled_in() -> None:
 
 @pytest.mark.parametrize(
     ("given", "said"),
-    [({"tgidd": 1}, "nearest: tgid"), ({"tgid": -1}, "not in 0"), ({"tgid": 2**32}, "not in 0"),
-     ({"tgid": "1"}, "is str"), ({"tgid": True}, "is bool"), ({"loud": 1}, "is int")],
+    [
+        ({"tgidd": 1}, "nearest: tgid"),
+        ({"tgid": -1}, "not in 0"),
+        ({"tgid": 2**32}, "not in 0"),
+        ({"tgid": "1"}, "is str"),
+        ({"tgid": True}, "is bool"),
+        ({"loud": 1}, "is int"),
+    ],
 )
 def test_wrong_parameters_are_refused_with_the_reason(given: dict[str, object], said: str) -> None:
     with pytest.raises(ParameterError, match=said):
@@ -58,8 +64,14 @@ def test_wrong_parameters_are_refused_with_the_reason(given: dict[str, object], 
 
 @pytest.mark.parametrize(
     "text",
-    ["int x;", "/* just words */ int x;", "/* purpose: [ */", "/*\n * purpose: x\n * hooks:\n *   a: [\"telepathy:x\"]\n */",
-     "/*\n * purpose: x\n */", "/*\n * purpose: x\n * hooks: {}\n * surprise: 1\n */"],
+    [
+        "int x;",
+        "/* just words */ int x;",
+        "/* purpose: [ */",
+        '/*\n * purpose: x\n * hooks:\n *   a: ["telepathy:x"]\n */',
+        "/*\n * purpose: x\n */",
+        "/*\n * purpose: x\n * hooks: {}\n * surprise: 1\n */",
+    ],
 )
 def test_a_header_that_is_not_as_it_should_be_is_refused(text: str) -> None:
     with pytest.raises(SpecError):

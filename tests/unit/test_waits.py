@@ -28,7 +28,9 @@ def test_short_waits_cannot_be_verified_even_if_they_agree() -> None:
 
 
 def test_a_task_that_the_program_did_not_see_has_no_waits() -> None:
-    tasks = pd.DataFrame({"role": ["a"], "pid": [7], "run_ns": [1], "run_delay_ns": [10**9], "timeslices": [3]})
+    tasks = pd.DataFrame(
+        {"role": ["a"], "pid": [7], "run_ns": [1], "run_delay_ns": [10**9], "timeslices": [3]}
+    )
     seen = pd.DataFrame({"pid": [8], "waits": [1], "wait_ns": [1], "preempted_wait_ns": [0]})
     row = compare(seen, tasks).iloc[0]
     assert (row["waits"], row["verdict"]) == (0, "differs")
