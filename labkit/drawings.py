@@ -37,8 +37,8 @@ class Box:
 
 def _canvas(width: float, height: float, title: str) -> Axes:
     """Axes without a frame, one unit to 0.72 inches."""
-    with plt.rc_context({"figure.dpi": 110, "figure.constrained_layout.use": True}):
-        ax = plt.subplots(figsize=(width * 0.72, height * 0.72))[1]
+    # Not in an rc_context: the first figure of a notebook sets up its backend, and leaving the context would undo that.
+    ax = plt.subplots(figsize=(width * 0.72, height * 0.72), dpi=110, layout="constrained")[1]
     ax.set(xlim=(0, width), ylim=(0, height), aspect="equal")
     ax.axis("off")
     ax.set_title(text.plain(title), loc="left", fontsize=11)
