@@ -111,7 +111,7 @@ def execute(run: Execution, notebook: Any, parameters: Mapping[str, Any]) -> Key
             stop = error
             run.interrupted = True
             run.problems.append(Problem("interrupted", cell=run.current_cell))
-            _drop_pending_tasks()
+            _end_pending_tasks(0)
         run.notebook = remove_error_markers(run.notebook)
         run.seconds = time.monotonic() - started
         if not run.interrupted:
@@ -179,8 +179,9 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]
         try:
             super().papermill_execute_cells()
         except KeyboardInterrupt:
-            # Lets `with` blocks in the cell unwind before the kernel is told to go.
+            # Lets `with` blocks in the cell unwind, and their output arrive, before the kernel is told to go.
             run_sync(self.km.interrupt_kernel)()
+            _end_pending_tasks(GRACE_S)
             raise
 
     async def _async_handle_timeout(self, timeout: float, cell: Any = None) -> None:
@@ -300,14 +301,19 @@ def _work_folder(run: Execution) -> Path:
     return folder
 
 
-def _drop_pending_tasks() -> None:
-    """After an interruption nbclient's polls are still scheduled; end them, or Python complains at exit."""
+def _end_pending_tasks(grace_s: float) -> None:
+    """After an interruption nbclient still waits for the cell: let it, for a while, then give up.
+
+    The results are fetched, or asyncio would complain about errors that nobody asked for.
+    """
     loop = ensure_event_loop()
     pending = asyncio.all_tasks(loop)
+    if not pending:
+        return
+    loop.run_until_complete(asyncio.wait(pending, timeout=grace_s))
     for task in pending:
         task.cancel()
-    if pending:
-        loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
+    loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
 
 
 @contextmanager
