@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 
 
 def _set_name(name: str) -> None:
@@ -84,6 +85,15 @@ def spawner(count: int, program: str = "/bin/true", **_unused: object) -> dict[s
     return {"spawned": count}
 
 
+_WORK: dict[str, Callable[..., dict[str, object]]] = {
+    "hog": hog,
+    "service": service,
+    "pinger": pinger,
+    "calls": calls,
+    "spawner": spawner,
+}
+
+
 def main() -> None:
     role, options = sys.argv[1], json.loads(sys.argv[2])
     _set_name(options.pop("comm"))
@@ -94,9 +104,7 @@ def main() -> None:
     print("ready", flush=True)
     if sys.stdin.readline() != "go\n":
         return
-    result = {"hog": hog, "service": service, "pinger": pinger, "calls": calls, "spawner": spawner}[role](
-        **options
-    )
+    result = _WORK[role](**options)
     print(json.dumps(result), flush=True)
     sys.stdin.read()
 

@@ -226,7 +226,9 @@ def _read_line(process: subprocess.Popen[str], seconds: float) -> str:
 
 
 def _complaint(process: subprocess.Popen[str]) -> str:
-    if process.poll() is None:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=1)  # its output ends a moment before it does
+    if process.returncode is None:
         return "it does not answer in time"
     assert process.stderr is not None
     text = process.stderr.read().strip().splitlines()
