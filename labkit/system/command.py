@@ -114,23 +114,27 @@ def setup(*, assume_yes: bool = False, dry: bool = False, quiet: bool = False) -
         return REPLAY_ONLY
     if os.geteuid() == 0:
         return apply(user)
-    return _by_sudo(["apply", "--for-user", user or "root"])
+    return _by_sudo(
+        ["apply", "--for-user", user or "root"], instead="set-up: not done, and the lab runs in replay"
+    )
 
 
-def _by_sudo(arguments: list[str]) -> int:
-    """Run this module as root, in one call of sudo; it asks for the password only where a terminal is."""
+def _by_sudo(arguments: list[str], *, instead: str) -> int:
+    """Run this module as root, in one call of sudo; it asks for the password only where a terminal is.
+
+    :param instead: what to say if that fails, before the reason and the command for root.
+    """
     own = [sys.executable, "-B", "-m", "labkit.system", *arguments]  # -B: no files of root in the clone
-    if not shutil.which("sudo"):
-        _say("set-up: this needs root, and there is no sudo. As root, this does it:")
-        _say(f"    {shlex.join(own)}")
-        return REPLAY_ONLY
     call = ["sudo", *([] if sys.stdin.isatty() else ["-n"]), "--", *own]
     try:
         code = subprocess.run(call, check=False).returncode
+        reason = f"sudo ended with {code}"
+    except FileNotFoundError:
+        code, reason = 127, "it needs root, and there is no sudo"
     except KeyboardInterrupt:
-        code = 130
+        code, reason = 130, "interrupted"
     if code not in (READY, REPLAY_ONLY):
-        _say(f"set-up: sudo ended with {code}. As root, this does it: {shlex.join(own)}")
+        _say(f"{instead}: {reason}. As root, this does it:\n    {shlex.join(own)}")
         return REPLAY_ONLY
     return code
 
@@ -188,7 +192,7 @@ def uninstall(*, assume_yes: bool = False, dry: bool = False) -> int:
     if plan:
         if not _agreed("Go on?", assume_yes=assume_yes):
             return REPLAY_ONLY
-        code = undo() if os.geteuid() == 0 else _by_sudo(["undo"])
+        code = undo() if os.geteuid() == 0 else _by_sudo(["undo"], instead="uninstall: not done")
     if "LABKIT_CACHE" in os.environ:
         _say(f"uninstall: the cache is where LABKIT_CACHE says, and yours to remove: {cache}")
     elif any(cache.iterdir()) and _agreed(f"Remove the lab's cache, {cache}, too?", assume_yes=assume_yes):

@@ -92,7 +92,7 @@ def make_lab(user: pwd.struct_passwd) -> tuple[Path, Path]:
     lab = home / "a lab"
     shutil.copytree(ROOT, lab, ignore=shutil.ignore_patterns(*NOT_COPIED), symlinks=True)
     subprocess.run(["chown", "-R", f"{user.pw_uid}:{user.pw_gid}", lab], check=True)
-    made = run_as(user, lab, (reachable_python(user), "-m", "venv", "--without-pip", lab / ".venv"))
+    made = run_as(user, lab, (reachable_python(user), "-m", "venv", lab / ".venv"))
     assert made.returncode == 0, made.stderr
 
     packages = f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
@@ -104,9 +104,24 @@ def make_lab(user: pwd.struct_passwd) -> tuple[Path, Path]:
         ignore=shutil.ignore_patterns("noisy_neighbour_lab*"),
     )
     (lab / ".venv" / packages / "noisy_neighbour_lab.pth").write_text(f"{lab}\n")
-    kernels = lab / ".venv/share/jupyter/kernels"
-    shutil.copytree(Path(sys.prefix) / "share/jupyter/kernels", kernels)
-    subprocess.run(["chown", "-R", f"{user.pw_uid}:{user.pw_gid}", kernels.parent], check=True)
+    # A few packages of the lock differ between patch releases of Python; pip finds them and leaves the others alone.
+    pip = [
+        lab / ".venv/bin/python",
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "install",
+        "--quiet",
+        "--no-deps",
+    ]
+    lock = [*("--root-user-action", "ignore"), "--require-hashes", "-r", ROOT / "requirements.lock"]
+    subprocess.run([*pip, *lock], check=True)
+    share = Path("share/jupyter")
+    own = shutil.ignore_patterns("kernels", "lab")
+    shutil.copytree(Path(sys.prefix) / share, lab / ".venv" / share, copy_function=link_or_copy, ignore=own)
+    kernels = lab / ".venv" / share / "kernels"  # copied, as set-up rewrites them
+    shutil.copytree(Path(sys.prefix) / share / "kernels", kernels)
+    subprocess.run(["chown", "-R", f"{user.pw_uid}:{user.pw_gid}", kernels], check=True)
     return lab, lab / ".venv/bin/python"
 
 
