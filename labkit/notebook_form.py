@@ -81,7 +81,7 @@ def _id(cell: Any, section: str, taken: set[str]) -> str:
         section = "parameters"
     exercise = exercise_id(cell)
     if exercise is not None:
-        section = f"exercise-{_slug(exercise)}"
+        section = f"exercise-{exercise.replace('.', '-')}"
     candidate, count = section, 1
     while candidate in taken:
         count += 1
