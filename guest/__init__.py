@@ -9,6 +9,6 @@ there. Nothing of it is needed to use the lab. From the ground up:
 - ``wheels``: the part of requirements.lock that the guest needs;
 - ``image``: kernel, initrd and disk, built once and kept in labkit's cache;
 - ``janitor``, ``qemu``, ``agent``: one emulator process, its control socket, commands inside;
-- ``machine``: boot, snapshot, restore, run, send files;
-- ``repo``, ``shell``: what is shipped, and the terminal.
+- ``machine``: a running guest; ``repo``: what is shipped into it;
+- ``start``: boot, snapshot, restore; ``shell``: the terminal.
 """

@@ -7,10 +7,11 @@ import sys
 
 import click
 
-from guest.errors import GuestError, HostCannot
+from guest.errors import GuestDied, GuestError, HostCannot
 from guest.host import say
-from guest.image import ensure_image, remove_images
-from guest.machine import Machine, TimedOut, machine
+from guest.image import Image, ensure_image, remove_images
+from guest.machine import Machine, TimedOut
+from guest.start import machine
 from labkit.paths import lab_root
 
 # EX_TEMPFAIL of sysexits.h: told apart from 1, a failing test.
@@ -41,7 +42,7 @@ def _stream(text: str) -> None:
 
 
 def _run(guest: Machine, argv: list[str], timeout_s: float) -> int:
-    code, _ = guest.run(argv, timeout_s=timeout_s, on_text=_stream)
+    code, _ = guest.run(argv, timeout_s=timeout_s, env={"PYTEST_TIMEOUT": "300"}, on_text=_stream)
     return code
 
 
@@ -59,23 +60,28 @@ def test(fresh: bool, timeout_s: float, pytest_arguments: tuple[str, ...]) -> No
     except HostCannot as error:
         click.echo(f"guest: the tests in the guest kernel are skipped here: {error}", err=True)
         return
-    with machine(image, root=lab_root(), fresh=fresh) as guest:
-        command = [
-            "/opt/lab/bin/python",
-            "-m",
-            "pytest",
-            "tests/guest",
-            "-m",
-            "guest",
-            "-p",
-            "no:cacheprovider",
-        ]
+    command = ["/opt/lab/bin/python", "-m", "pytest", "tests/guest", "-m", "guest", "-p", "no:cacheprovider"]
+    command += pytest_arguments
+    try:
+        code = _test(image, command, timeout_s, fresh=fresh)
+    except GuestDied as error:
+        # Software emulation dies by itself now and then; twice in a row it is the tests' doing.
+        say(f"the tests once more from the start: {error}")
         try:
-            code = _run(guest, [*command, *pytest_arguments], timeout_s)
+            code = _test(image, command, timeout_s, fresh=fresh)
+        except GuestDied as second:
+            click.echo(f"guest: the tests end the guest: {second}", err=True)
+            code = 1
+    sys.exit(code)
+
+
+def _test(image: Image, command: list[str], timeout_s: float, *, fresh: bool) -> int:
+    with machine(image, root=lab_root(), fresh=fresh) as guest:
+        try:
+            return _run(guest, command, timeout_s)
         except TimedOut as error:
             click.echo(f"guest: {error}", err=True)
-            sys.exit(1)
-    sys.exit(code)
+            return 1
 
 
 @main.command()

@@ -21,6 +21,7 @@ __all__ = ["Agent", "Done"]
 
 _CHUNK = 1 << 20
 _POLL_S = 0.1
+_NEWS_S = 0.5  # a dead emulator's sockets close a moment before its end is reported
 _sequence = itertools.count(int(time.time()) % 1_000_000 * 1000)
 
 
@@ -54,28 +55,35 @@ class Agent:
                 self._check()
                 continue
             except OSError as error:
-                self._check()
-                raise AgentError(
-                    f"The connection to the guest broke during {what}.", why=str(error)
-                ) from error
+                raise self._broken(what, str(error)) from error
             if not data:
-                self._check()
-                raise AgentError(f"The guest closed the connection during {what}.")
+                raise self._broken(what, "it was closed")
             self._buffer += data
             return
         raise AgentError(f"The guest's agent did not answer {what} in time.")
 
+    def _send(self, request: Mapping[str, Any], timeout_s: float, prefix: bytes = b"") -> None:
+        self._channel.settimeout(timeout_s)
+        try:
+            self._channel.sendall(prefix + json.dumps(request).encode() + b"\n")
+        except OSError as error:
+            raise self._broken(str(request["execute"]), str(error)) from error
+
+    def _broken(self, what: str, why: str) -> AgentError:
+        time.sleep(_NEWS_S)
+        self._check()
+        return AgentError(f"The connection to the guest broke during {what}.", why=why)
+
     def wait(self, timeout_s: float) -> None:
         """Wait until the agent answers, and drop what it answered to others.
 
-        :raises AgentError: if it does not in time. :raises BootFailed: if the guest dies meanwhile.
+        :raises AgentError: if it does not in time. :raises GuestDied: if the guest dies meanwhile.
         """
         deadline = time.monotonic() + timeout_s
         while True:
             token = next(_sequence)
             request = {"execute": "guest-sync-delimited", "arguments": {"id": token}}
-            self._channel.settimeout(10)
-            self._channel.sendall(b"\xff" + json.dumps(request).encode() + b"\n")
+            self._send(request, timeout_s, prefix=b"\xff")
             again = min(deadline, time.monotonic() + 1.0)
             while time.monotonic() < again:
                 if self._synchronised(token):
@@ -108,8 +116,7 @@ class Agent:
             "execute": command,
             "arguments": {key.replace("_", "-"): v for key, v in arguments.items()},
         }
-        self._channel.settimeout(timeout_s)
-        self._channel.sendall(json.dumps(request).encode() + b"\n")
+        self._send(request, timeout_s)
         deadline = time.monotonic() + timeout_s
         while b"\n" not in self._buffer:
             self._receive(deadline, command)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from labkit.errors import LabkitError
 
-__all__ = ["AgentError", "BootFailed", "BuildFailed", "GuestError", "HostCannot"]
+__all__ = ["AgentError", "BootFailed", "BuildFailed", "GuestDied", "GuestError", "HostCannot"]
 
 
 class GuestError(LabkitError):
@@ -20,7 +20,11 @@ class BuildFailed(GuestError):
 
 
 class BootFailed(GuestError):
-    """The guest did not come up, or died. The text holds the end of its console."""
+    """The guest did not come up. The text holds the end of its console."""
+
+
+class GuestDied(GuestError):
+    """The guest was up, and is no more. The text holds the end of its console."""
 
 
 class AgentError(GuestError):

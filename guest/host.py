@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from guest.arch import Arch
 from guest.errors import BuildFailed, HostCannot
 
-__all__ = ["apt_transport_options", "debian_mirror", "need_tools", "run_tool", "say", "tool"]
+__all__ = ["apt_transport_options", "debian_mirror", "locked", "need_tools", "run_tool", "say", "tool"]
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 MIRROR_VARIABLE = "LABKIT_DEBIAN_MIRROR"
@@ -34,6 +36,18 @@ def say(text: str) -> None:
 def tool(name: str) -> str | None:
     """Where a program is; the superuser's folders are searched too (mke2fs lives there)."""
     return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]))
+
+
+@contextmanager
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock file, so that one process at a time makes ``what``; says so if it must wait."""
+    with path.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"another process makes the {what}; waiting for it")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def _missing_packages(wanted: Mapping[str, str]) -> list[str]:
@@ -58,8 +72,7 @@ def need_tools(arch: Arch, *, build: bool) -> None:
             raise HostCannot(
                 "Building the guest's image needs root.",
                 why="its files belong to root, and its programs run in a chroot to set themselves up.",
-                remedy="Build it once as root with LABKIT_CACHE set to a folder that you can read, "
-                "then set the same LABKIT_CACHE here.",
+                remedy="As root: sudo ./task guest-test",
             )
     missing = _missing_packages(wanted)
     if missing:
@@ -125,7 +138,7 @@ def debian_mirror(
     targets: Iterable[str] | None = None,
     os_release: Mapping[str, str] | None = None,
     override: str | None = None,
-) -> str:
+) -> str | None:
     """The address of the Debian archive that this machine's apt uses itself.
 
     The arguments are for tests; by default the machine is asked.
@@ -133,23 +146,20 @@ def debian_mirror(
     :param targets: lines ``RELEASE|COMPONENT|URI`` as :func:`_index_targets` prints them.
     :param os_release: the fields of /etc/os-release.
     :param override: an address that wins over all (``LABKIT_DEBIAN_MIRROR``).
-    :raises HostCannot: if the host's sources name no Debian archive (Ubuntu's do not).
+    :returns: None if the host's sources name none (Ubuntu's do not): mmdebstrap knows where Debian's is.
     """
     chosen = override if override is not None else os.environ.get(MIRROR_VARIABLE)
     if chosen:
         return chosen
     release = os_release if os_release is not None else platform.freedesktop_os_release()
-    if release.get("ID") == "debian":
-        names = _SUITE_ALIASES | {release.get("VERSION_CODENAME", "")}
-        for line in targets if targets is not None else _index_targets():
-            name, component, uri = f"{line}||".split("|")[:3]
-            if name in names and component == "main" and uri:
-                return uri.rstrip("/")
-    raise HostCannot(
-        "No Debian archive is known to build the guest from.",
-        why="this machine's apt sources name none.",
-        remedy=f"Set {MIRROR_VARIABLE} to the address of a Debian mirror (the part before /dists).",
-    )
+    if release.get("ID") != "debian":
+        return None
+    names = _SUITE_ALIASES | {release.get("VERSION_CODENAME", "")}
+    for line in targets if targets is not None else _index_targets():
+        name, component, uri = f"{line}||".split("|")[:3]
+        if name in names and component == "main" and uri:
+            return uri.rstrip("/")
+    return None
 
 
 def _index_targets() -> list[str]:

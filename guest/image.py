@@ -6,7 +6,6 @@ its place by one rename, so that a half-made image is never used; a lock file ke
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import lzma
@@ -15,15 +14,13 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from guest.arch import Arch, host_arch
 from guest.errors import BuildFailed
-from guest.host import apt_transport_options, debian_mirror, need_tools, run_tool, say
+from guest.host import apt_transport_options, debian_mirror, locked, need_tools, run_tool, say
 from guest.wheels import GUEST_PYTHON, guest_requirements, install_wheels
 from labkit.paths import cache_dir, lab_root
 
@@ -150,7 +147,7 @@ def ensure_image(arch: Arch | None = None) -> Image:
     arch = arch or host_arch()
     requirements = guest_requirements(lab_root(), arch)
     folder = guest_cache() / f"{SUITE}-{arch.debian}-{image_key(arch, requirements)}"
-    with _locked(guest_cache() / "build.lock"):
+    with locked(guest_cache() / "build.lock", "image"):
         if not (folder / "manifest.json").exists():
             need_tools(arch, build=True)
             _build(folder, arch, requirements)
@@ -161,22 +158,11 @@ def ensure_image(arch: Arch | None = None) -> Image:
 
 def remove_images() -> list[Path]:
     """Delete every cached image and what scratch folders killed builds have left; returns what went."""
-    with _locked(guest_cache() / "build.lock"):
+    with locked(guest_cache() / "build.lock", "image"):
         gone = [path for path in guest_cache().iterdir() if path.is_dir()]
         for path in gone:
             shutil.rmtree(path, ignore_errors=True)
     return gone
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("another process builds the image; waiting for it")
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _build(folder: Path, arch: Arch, requirements: str) -> None:
@@ -210,8 +196,9 @@ def _build(folder: Path, arch: Arch, requirements: str) -> None:
 
 
 def _forget_older_images() -> None:
-    """Images of recipes that are no more would only fill the disk (about 1.5 GB each)."""
-    for old in guest_cache().glob(f"{SUITE}-*"):
+    """Images of old recipes would only fill the disk (2 GB each); the last one stays, for a branch that still has it."""
+    images = sorted(guest_cache().glob(f"{SUITE}-*"), key=lambda path: path.stat().st_mtime)
+    for old in images[:-1]:
         shutil.rmtree(old, ignore_errors=True)
 
 
@@ -223,7 +210,8 @@ def _debootstrap(root: Path, arch: Arch) -> None:
     command += [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale", "info")]
     command += [f"--aptopt={line}" for line in (*apt_transport_options(), 'Acquire::Languages "none"')]
     # initramfs-tools comes with the kernel; INITRD=No keeps it from making an initrd that nobody boots.
-    run_tool([*command, SUITE, str(root), debian_mirror()], env=os.environ | {"INITRD": "No"})
+    mirror = debian_mirror()
+    run_tool([*command, SUITE, str(root), *([mirror] if mirror else [])], env=os.environ | {"INITRD": "No"})
     # It holds how this host reaches its mirrors, possibly with a password in a proxy's address.
     (root / "etc/apt/apt.conf.d/99mmdebstrap").unlink(missing_ok=True)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from guest.arch import Arch
-from guest.errors import BootFailed, GuestError
+from guest.errors import GuestDied, GuestError
 from guest.host import tool
 from guest.image import Image
 
@@ -133,6 +133,7 @@ class Emulator:
 
     :param disk: the root disk; the image's own by default.
     :param restore: memory of a saved machine to start from (paused) instead of booting.
+    :ivar restoring: whether it began so.
     """
 
     def __init__(
@@ -144,6 +145,7 @@ class Emulator:
         throwaway: bool = True,
         restore: Path | None = None,
     ) -> None:
+        self.restoring = restore is not None
         # Not under TMPDIR: a socket's path may have 107 characters.
         self.folder = Path(tempfile.mkdtemp(prefix="labkit-guest-", dir="/tmp"))
         arguments = qemu_arguments(
@@ -191,9 +193,9 @@ class Emulator:
         return not readable
 
     def check(self) -> None:
-        """:raises BootFailed: if QEMU has ended, with the end of its console."""
+        """:raises GuestDied: if QEMU has ended, with the end of its console."""
         if not self.alive:
-            raise BootFailed("The guest died.", why=self.last_words())
+            raise GuestDied("The guest died.", why=self.last_words())
 
     def last_words(self) -> str:
         """The end of QEMU's messages and of the guest's console."""

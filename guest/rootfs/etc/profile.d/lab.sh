@@ -1,3 +1,3 @@
-PATH=/opt/lab/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-export PATH LABKIT_CACHE=/var/cache/labkit LABKIT_OUTCOMES=/var/tmp/outcomes
-cd /lab 2>/dev/null || cd /
+# /etc/profile has set Debian's own PATH just now.
+PATH=/opt/lab/bin:$PATH
+export PATH
