@@ -147,6 +147,13 @@ def test_without_privileges_the_doctor_says_so_and_replay_still_works(tmp_path: 
     assert "Traceback" not in forced.stderr
 
 
+def test_without_privileges_a_program_is_refused_with_the_next_step(tmp_path: Path) -> None:
+    done = _as_nobody("record", "hello", "--seconds", "0.1", "-o", str(tmp_path / "c"), cache=tmp_path)
+    assert done.returncode == 2
+    assert "not permitted to load hello" in done.stderr
+    assert "./task setup" in done.stderr
+
+
 def test_without_headers_the_next_step_is_named(tmp_path: Path) -> None:
     done = _labkit(
         "record", "hello", "--seconds", "1", "-o", str(tmp_path / "c"), LABKIT_HEADERS=str(tmp_path / "none")

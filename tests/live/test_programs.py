@@ -5,10 +5,12 @@ import subprocess
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from labkit import bpfsys, spec
 from labkit.errors import CompileError, HookNotFound, MapError, ParameterError, VerifierRejected
+from labkit.histogram import log2_edges, log2_slot
 from labkit.kernel import btf, headers, probe
 from labkit.program import load, stale_programs
 from labkit.workloads import exact_calls, exact_spawns
@@ -53,6 +55,21 @@ def test_a_parameter_becomes_a_constant_and_arguments_are_read_right(hook: str) 
     bucket = sizes[(sizes["lo"] <= size) & (size < sizes["hi"])]
     assert bucket["count"].item() >= 11
     assert (bucket["lo"].item(), bucket["hi"].item()) == (4096, 8192)
+
+
+def test_bucket_edges_in_the_kernel_are_those_in_python() -> None:
+    """0, 1, 2^k-1 and 2^k, asked of write(): the slots of bpf/lk.h against those of labkit.histogram."""
+    sizes = sorted({0, 1} | {2**k - 1 for k in range(1, 21)} | {2**k for k in range(1, 21)})
+    block = bytes(max(sizes))
+    with open(os.devnull, "wb", buffering=0) as sink, load("syscall_counts", tgid=os.getpid()) as prog:
+        before = prog.frame("write_size").set_index("lo")["count"]
+        for size in sizes:
+            os.write(sink.fileno(), block[:size])
+        after = prog.frame("write_size").set_index("lo")["count"]
+    added = after.sub(before, fill_value=0)
+    expected = pd.Series(log2_slot(sizes)).value_counts().sort_index()
+    lows = log2_edges()[0]
+    assert {int(lo): int(n) for lo, n in added.items() if n} == {int(lows[s]): n for s, n in expected.items()}
 
 
 def test_exactly_23_calls_are_23_in_the_frame() -> None:

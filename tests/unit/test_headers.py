@@ -2,6 +2,7 @@
 
 import os
 import platform
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,20 @@ def test_ubuntus_links_into_a_common_tree_are_followed(
     copied = tree / "include/uapi/linux/bpf.h"
     assert copied.read_text() == "ubuntu"
     assert not copied.is_symlink()
+
+
+def test_the_kernels_own_archive_serves_where_there_is_no_other(tmp_path: Path) -> None:
+    content = tmp_path / "content"
+    _write(content / "include/linux/kconfig.h")
+    _write(content / "include/uapi/linux/bpf.h", "kheaders")
+    _write(content / f"arch/{ARCH}/include/asm/page.h")
+    archive = tmp_path / "sys/kernel/kheaders.tar.xz"
+    archive.parent.mkdir(parents=True)
+    with tarfile.open(archive, "w:xz") as tar:
+        tar.add(content, arcname=".")
+    source = headers.find(tmp_path)
+    assert (source.kind, source.matches) == ("kheaders", True)
+    assert (headers.merged_tree(source) / "include/uapi/linux/bpf.h").read_text() == "kheaders"
 
 
 def test_a_given_folder_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
