@@ -11,11 +11,15 @@ from typing import Any
 
 from labkit.findings import MIME_TYPE, is_finding
 from labkit.ledger import Mode
+from labkit.notebook_io import tags
 
 __all__ = ["CHAPTER_MIME_TYPE", "Figure", "figures", "findings", "mode", "name_figures"]
 
 #: A chapter's banner says in which mode it runs: ``{"name": ..., "mode": "live" | "replay", ...}``.
 CHAPTER_MIME_TYPE = "application/vnd.labkit.chapter+json"
+
+#: A figure of a cell with this tag explains something: it is no result, and stays in the notebook and its page.
+DRAWING_TAG = "drawing"
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _HEADING = re.compile(r"^#{1,6}\s+(?P<title>.+?)\s*#*\s*$", re.MULTILINE)
@@ -24,17 +28,23 @@ _MARKUP = re.compile(r"[*_`]")
 
 @dataclass(frozen=True)
 class Figure:
-    """A PNG that a cell showed; ``section`` is the heading it stands under."""
+    """A PNG that a cell showed.
+
+    :param section: the heading it stands under.
+    :param position: where the cell stands in the notebook, counted from 0.
+    """
 
     section: str
     cell: str
+    position: int
     png: bytes
+    drawing: bool = False
 
 
-def _bundles(notebook: Any) -> list[tuple[Any, Mapping[str, Any]]]:
+def _bundles(notebook: Any) -> list[tuple[int, Mapping[str, Any]]]:
     return [
-        (cell, output["data"])
-        for cell in notebook.cells
+        (position, output["data"])
+        for position, cell in enumerate(notebook.cells)
         if cell.cell_type == "code"
         for output in cell.outputs
         if "data" in output
@@ -42,12 +52,12 @@ def _bundles(notebook: Any) -> list[tuple[Any, Mapping[str, Any]]]:
 
 
 def findings(notebook: Any) -> list[dict[str, Any]]:
-    """The findings in order, each once, as :meth:`labkit.findings.Finding.as_dict` made them."""
+    """The findings in order, each once: :meth:`labkit.findings.Finding.as_dict` and its ``position`` among the cells."""
     found: dict[str, dict[str, Any]] = {}
-    for _, data in _bundles(notebook):
+    for position, data in _bundles(notebook):
         payload = data.get(MIME_TYPE)
         if is_finding(payload):
-            found[str(payload["name"])] = dict(payload)
+            found[str(payload["name"])] = dict(payload) | {"position": position}
     return list(found.values())
 
 
@@ -71,12 +81,14 @@ def figures(notebook: Any) -> list[Figure]:
     """The PNG figures, in order."""
     found = []
     section = ""
-    for cell in notebook.cells:
+    for position, cell in enumerate(notebook.cells):
         if cell.cell_type == "markdown":
             titles = [match["title"] for match in _HEADING.finditer(cell.source)]
             section = _MARKUP.sub("", titles[-1]) if titles else section
         elif cell.cell_type == "code":
-            found += [Figure(section, cell.id, png) for output in cell.outputs if (png := _png(output))]
+            drawing = DRAWING_TAG in tags(cell)
+            pngs = [png for output in cell.outputs if (png := _png(output))]
+            found += [Figure(section, cell.id, position, png, drawing) for png in pngs]
     return found
 
 

@@ -230,12 +230,15 @@ class Outcomes:
         self._write_page(entry, notebook)
         self.write_summary()
 
-    def _write_figures(self, name: str, notebook: Any) -> list[dict[str, str]]:
+    def _write_figures(self, name: str, notebook: Any) -> list[dict[str, Any]]:
         entries = []
-        for count, figure in enumerate(harvest.figures(notebook), start=1):
+        results = [figure for figure in harvest.figures(notebook) if not figure.drawing]
+        for count, figure in enumerate(results, start=1):
             file = f"figures/{name}-{count}.png"
             atomic_write(self.latest / file, figure.png)
-            entries.append({"file": file, "section": figure.section, "cell": figure.cell})
+            entries.append(
+                {"file": file, "section": figure.section, "cell": figure.cell, "position": figure.position}
+            )
         return entries
 
     def _write_page(self, entry: dict[str, Any], notebook: Any) -> None:

@@ -170,23 +170,26 @@ def _headline(summary: Summary) -> list[str]:
         return ["## No trusted finding", "", *_reasons(finding), ""]
     value = markdown(quantity(finding["value"], finding["unit"]))
     lines = [f"## {markdown(finding['name'])}: {value}", ""]
-    sentence = f"Measured: {markdown(finding['how'])}."
+    lines.append(f"- Measured ({finding['mode']}, {markdown(notebook['name'])}): {markdown(finding['how'])}")
     if finding["oracle"]:
-        sentence += f" Held against {_oracle(finding)}: residual {_residual(finding)}."
-    lines += [
-        f"{sentence} Ledger: {markdown(finding['losses'])}. ({finding['mode']}, {notebook['name']})",
-        "",
-    ]
+        lines.append(f"- Held against {_oracle(finding)}; residual {_residual(finding)}")
+    lines.append(f"- Ledger: {markdown(finding['losses'])}")
     if finding["note"]:
-        lines += [markdown(finding["note"], starts_line=True), ""]
-    if notebook["figures"]:
-        lines += [_image(notebook, notebook["figures"][0]), ""]
-    return lines
+        lines.append(f"- {markdown(finding['note'], starts_line=True)}")
+    figure = _headline_figure(notebook, finding)
+    return [*lines, "", *([_image(notebook, figure), ""] if figure else [])]
+
+
+def _headline_figure(notebook: Row, finding: Row) -> Row | None:
+    """The figure that stands nearest before the finding: what it was read from."""
+    figures = list(notebook["figures"])
+    before = [figure for figure in figures if figure["position"] <= finding["position"]]
+    return before[-1] if before else figures[0] if figures else None
 
 
 def _reasons(finding: Row) -> list[str]:
     because = "; ".join(markdown(reason) for reason in finding["reasons"])
-    return [f"{markdown_code(finding['name'])}: {because}."]
+    return [f"{markdown(finding['name'], starts_line=True)}: {because}."]
 
 
 def _problems(summary: Summary) -> list[str]:
@@ -209,7 +212,7 @@ def _findings_table(summary: Summary) -> list[str]:
         + " | ".join(
             [
                 notebook["name"][:2],
-                markdown_code(finding["name"]),
+                markdown(finding["name"]),
                 _value(finding),
                 _oracle(finding),
                 _residual(finding),
@@ -273,7 +276,7 @@ def _differences(summary: Summary, before: Summary | None) -> list[str]:
     for item in changed:
         old, new = _then(item.old, item), _then(item.new, item, trusted=item.new_trusted)
         change = markdown(item.change)
-        lines.append(f"| {item.notebook[:2]} | {markdown_code(item.name)} | {old} | {new} | {change} |")
+        lines.append(f"| {item.notebook[:2]} | {markdown(item.name)} | {old} | {new} | {change} |")
     equal = len(found) - len(changed)
     return [*lines, *(["", f"Equal in both: {_plural(equal, 'finding')}."] if equal else []), ""]
 
@@ -320,9 +323,10 @@ def _details(summary: Summary) -> list[str]:
     for notebook in summary["notebooks"]:
         shown = notebook["figures"]
         if chosen is not None and notebook is chosen[0] and chosen[1]["trusted"]:
-            shown = shown[1:]  # the first stands beside the headline
+            beside = _headline_figure(*chosen)
+            shown = [figure for figure in shown if figure is not beside]
         hows = [
-            f"- {markdown_code(finding['name'])}: {markdown(finding['how'])}"
+            f"- **{markdown(finding['name'])}**: {markdown(finding['how'])}"
             + (f". {markdown(finding['note'])}" if finding["note"] else "")
             for finding in notebook["findings"]
         ]
@@ -339,11 +343,15 @@ def _image(notebook: Row, figure: Row) -> str:
 
 def _machine(summary: Summary) -> list[str]:
     rows = [
-        f"| {markdown(key.replace('_', ' '))} | {markdown(value)} |"
+        f"| {markdown(key.removesuffix('_bytes').replace('_', ' '))} | {markdown(_shown(key, value))} |"
         for key, value in summary.get("environment", {}).items()
-        if isinstance(value, (str, int, float, bool)) and key != "machine"  # that one is in the first line
+        if isinstance(value, (str, int, float)) and key != "machine"  # that one is in the first line
     ]
     return ["## The machine", "", "| | |", "|---|---|", *rows, ""] if rows else []
+
+
+def _shown(key: str, value: Any) -> Any:
+    return f"{value / 2**30:.1f} GiB" if key.endswith("_bytes") and _is_number(value) else value
 
 
 def _is_number(value: object) -> bool:

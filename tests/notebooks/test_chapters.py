@@ -51,7 +51,8 @@ def test_replay(path: Path, tmp_path: Path) -> None:
 
 
 @EACH
-@pytest.mark.timeout(LIMIT_S + 60)
+@pytest.mark.slow
+@pytest.mark.timeout(2 * LIMIT_S)
 def test_replay_finds_the_same_twice(path: Path, tmp_path: Path) -> None:
     first, second = (run(path, "replay", tmp_path / turn)["findings"] for turn in ("one", "two"))
     assert [finding["value"] for finding in first] == [finding["value"] for finding in second]

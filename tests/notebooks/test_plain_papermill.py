@@ -44,6 +44,7 @@ def test_it_runs_from_any_folder(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     executed = nbformat.read(tmp_path / "out.ipynb", as_version=4)
     assert findings(executed)
-    unanswered = [cell for cell in executed.cells if exercise_id(cell)]
-    assert "Not answered yet" in str([cell.outputs for cell in executed.cells])
-    assert unanswered
+    shown = str([cell.get("outputs") for cell in executed.cells])
+    assert (
+        shown.count("Not answered yet.") >= sum(exercise_id(cell) is not None for cell in executed.cells) > 0
+    )

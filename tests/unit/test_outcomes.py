@@ -164,8 +164,31 @@ class TestReadme:
         lines = [line for line in text.splitlines() if line]
         assert lines[0] == "# A live run"
         assert lines[2] == "## p99 wait: 43 us"
-        assert "run_delay: 42.5 us: residual +0.5 us (+1.18 %)" in lines[3]
-        assert lines[4] == "![Measure waits (06_wait)](figures/06_wait-1.png)"
+        assert lines[3:6] == [
+            "- Measured (live, 06_wait): p99 of waits",
+            "- Held against run_delay: 42.5 us; residual +0.5 us (+1.18 %)",
+            "- Ledger: events: seen 1,000, delivered 1,000, unseen 0",
+        ]
+        assert lines[6] == "![Measure waits (06_wait)](figures/06_wait-1.png)"
+
+    def test_its_figure_is_the_one_that_stands_before_it(self, tmp_path: Path) -> None:
+        book = executed(figure())
+        for name, outputs in (("second", [figure()]), ("third", [found("p99", 1.0)]), ("fourth", [figure()])):
+            book.cells.append(code("show()", id=name))
+            book.cells[-1].outputs = outputs
+        with outcomes(tmp_path, "06_wait") as written:
+            written.add(result("06_wait"), book)
+            written.finish("ok", 1.0)
+        figures = re.findall(r"figures/06_wait-\d.png", (tmp_path / "latest" / "README.md").read_text())
+        assert [one[-5] for one in figures] == ["2", "1", "3"]
+
+    def test_a_drawing_is_no_result(self, tmp_path: Path) -> None:
+        book = executed(figure())
+        book.cells[-1].metadata["tags"] = ["drawing"]
+        with outcomes(tmp_path, "06_wait") as written:
+            written.add(result("06_wait"), book)
+            assert written.entry("06_wait")["figures"] == []
+            assert "data:image/png" in (tmp_path / "latest" / "pages" / "06_wait.html").read_text()
 
     def test_an_untrusted_finding_is_never_the_headline_nor_stated(self) -> None:
         untrusted = harvest.findings(executed(found("lossy", 5, ledger=ledger(lost=500)), found("sound", 7)))
@@ -227,14 +250,14 @@ class TestDifferences:
     def test_the_run_before_is_kept_and_compared(self, tmp_path: Path) -> None:
         run_of(tmp_path, found("p99", 40.0))
         latest = run_of(tmp_path, found("p99", 43.0))
-        assert "| 06 | `p99` | 40 us | 43 us | +3 us (+7.5 %) |" in (latest / "README.md").read_text()
+        assert "| 06 | p99 | 40 us | 43 us | +3 us (+7.5 %) |" in (latest / "README.md").read_text()
         assert (tmp_path / "previous" / "notebooks" / "06_wait.ipynb").is_file()
 
     def test_a_run_that_found_nothing_does_not_push_out_one_that_did(self, tmp_path: Path) -> None:
         run_of(tmp_path, found("p99", 40.0))
         run_of(tmp_path)
         latest = run_of(tmp_path, found("p99", 43.0))
-        assert "| 06 | `p99` | 40 us | 43 us |" in (latest / "README.md").read_text()
+        assert "| 06 | p99 | 40 us | 43 us |" in (latest / "README.md").read_text()
 
 
 class TestExample:
