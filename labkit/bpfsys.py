@@ -18,6 +18,7 @@ from enum import IntEnum
 import numpy as np
 
 __all__ = [
+    "RETURN_0",
     "AttachType",
     "MapType",
     "ProgInfo",
@@ -38,6 +39,9 @@ __all__ = [
     "prog_load",
     "raw_tracepoint_open",
 ]
+
+#: The smallest program: mov64 r0, 0; exit. For asking the kernel what it lets in.
+RETURN_0 = bytes.fromhex("b7000000000000009500000000000000")
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _SYS = {

@@ -12,7 +12,16 @@ from pathlib import Path
 
 import pandas as pd
 
-__all__ = ["context_switches", "schedstat", "switches", "threads_of"]
+__all__ = [
+    "context_switches",
+    "object_sizes",
+    "schedstat",
+    "switches",
+    "threads_of",
+    "tracepoint_functions",
+]
+
+_TRACE_ITER = "__traceiter_"
 
 
 def threads_of(pid: int) -> list[int]:
@@ -65,3 +74,44 @@ def context_switches() -> int:
         if line.startswith("ctxt "):
             return int(line.split()[1])
     raise OSError("no ctxt line in /proc/stat")
+
+
+def tracepoint_functions() -> pd.DataFrame:
+    """Tracepoints by the function ``__traceiter_NAME`` that each leaves in the kernel's symbol table.
+
+    The function is made by ``__DEFINE_TRACE`` (``include/linux/tracepoint.h``, since 5.10) and calls whoever is
+    attached. The names in ``/proc/kallsyms`` are readable by everybody, also where addresses are hidden. Those of
+    modules are left out.
+
+    :returns: column ``name`` (str), sorted; no rows if the kernel has no symbol table.
+    """
+    names = []
+    try:
+        with open("/proc/kallsyms") as file:
+            for line in file:
+                _, _, symbol, *module = line.split()
+                if symbol.startswith(_TRACE_ITER) and not module:
+                    names.append(symbol.removeprefix(_TRACE_ITER))
+    except OSError:
+        pass
+    return pd.DataFrame({"name": pd.Series(sorted(names), dtype="str")})
+
+
+def object_sizes(caches: Iterable[str]) -> pd.DataFrame:
+    """Sizes of the objects that the kernel's allocator hands out: ``/sys/kernel/slab/CACHE/object_size``.
+
+    A cache with a constructor holds objects of one type only and is never merged with others (``mm/slab_common.c``,
+    ``slab_unmergeable``), so its object size is that of the struct.
+
+    :param caches: names of slab caches, such as ``inode_cache``.
+    :returns: columns ``cache`` (str), ``object_bytes`` (int64); caches that are not there or not readable (they are
+        root's) are left out.
+    """
+    rows = []
+    for cache in caches:
+        try:
+            rows.append((cache, int((Path("/sys/kernel/slab") / cache / "object_size").read_text())))
+        except OSError:
+            continue
+    frame = pd.DataFrame(rows, columns=["cache", "object_bytes"])
+    return frame.astype({"cache": "str", "object_bytes": "int64"})

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import difflib
 import functools
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from labkit import bpfsys
 from labkit.errors import MissingBTF
 from labkit.kernel import btf
 
-__all__ = ["Availability", "availability", "kprobe_pmu", "tracefs", "tracepoint_id"]
+__all__ = ["Availability", "availability", "kprobe_pmu", "tracefs", "tracepoint_id", "try_raw_tracepoint"]
 
 _TRACEFS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 
@@ -139,3 +141,21 @@ _CHECKS = {
     "tracepoint": _tracepoint,
     "raw_tracepoint": _raw_tracepoint,
 }
+
+
+def try_raw_tracepoint(name: str) -> str:
+    """Ask the kernel to attach a program that does nothing to a raw tracepoint, and let go at once.
+
+    :returns: ``"works"``, or the kernel's reason.
+    """
+    try:
+        program = bpfsys.prog_load(bpfsys.ProgType.RAW_TRACEPOINT, bpfsys.RETURN_0, name="lk_probe")
+    except OSError as error:
+        return f"not permitted to try: {error.strerror}"
+    try:
+        os.close(bpfsys.raw_tracepoint_open(program, name))
+    except OSError as error:
+        return f"refused: {error.strerror}"
+    finally:
+        os.close(program)
+    return "works"

@@ -29,8 +29,6 @@ from labkit.kernel.privilege import privilege
 __all__ = ["Feature", "Report", "environment", "has_fentry", "probe"]
 
 State = Literal["yes", "no", "partly", "unknown"]
-# mov64 r0, 0; exit
-_RETURN_0 = bytes.fromhex("b7000000000000009500000000000000")
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ def has_fentry() -> bool:
             return _can(
                 lambda: bpfsys.prog_load(
                     ProgType.TRACING,
-                    _RETURN_0,
+                    bpfsys.RETURN_0,
                     name="lk_probe",
                     attach_type=AttachType.TRACE_FENTRY,
                     attach_btf_id=target,
@@ -169,7 +167,7 @@ def _privilege() -> Feature:
 
 
 def _raw_tracepoints() -> Feature:
-    ok, why = _can(lambda: bpfsys.prog_load(ProgType.RAW_TRACEPOINT, _RETURN_0, name="lk_probe"))
+    ok, why = _can(lambda: bpfsys.prog_load(ProgType.RAW_TRACEPOINT, bpfsys.RETURN_0, name="lk_probe"))
     if not ok:
         locked = _lockdown()
         return Feature(
