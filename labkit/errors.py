@@ -22,6 +22,7 @@ __all__ = [
     "NotebookFailed",
     "OutcomesError",
     "ParameterError",
+    "RingCorrupt",
     "SpecError",
     "UnknownProgram",
     "UnsupportedKernel",
@@ -120,6 +121,10 @@ class UnsupportedKernel(LabkitError):
 
 class MapError(LabkitError):
     """A BPF map cannot be read, or does not have the shape asked for."""
+
+
+class RingCorrupt(LabkitError):
+    """A ring buffer's memory is not a chain of records."""
 
 
 class MissingLedger(LabkitError):

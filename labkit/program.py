@@ -22,8 +22,8 @@ from typing import Any, Self
 import pandas as pd
 
 from labkit import bpfsys
-from labkit.bpfsys import AttachType, ProgType
-from labkit.compiler import Artifact, Function, compile_program, source_lines
+from labkit.bpfsys import AttachType, MapType, ProgType
+from labkit.compiler import Artifact, Function, MapDef, compile_program, source_lines
 from labkit.errors import (
     HookNotFound,
     LabkitError,
@@ -35,9 +35,11 @@ from labkit.errors import (
 from labkit.kernel import btf
 from labkit.kernel import hooks as kernel_hooks
 from labkit.kernel.privilege import privilege
+from labkit.layout import layout_of
 from labkit.ledger import Ledger
 from labkit.maps import Map
 from labkit.paths import bpf_dir
+from labkit.ring import EventType, Ring
 from labkit.spec import Hook, LedgerSpec, MapSpec, ProgramSpec, parse, read
 
 __all__ = ["Program", "load", "program_hash", "stale_programs"]
@@ -81,6 +83,8 @@ class Program:
         self.label = label or spec.name
         self.cached = False
         self.maps: dict[str, Map] = {}
+        self._definitions: dict[str, MapDef] = {}
+        self._rings: dict[str, Ring] = {}
         self._attached: dict[str, _Attached] = {}
         self._stats_fd = -1
         self._stats_error = ""
@@ -104,6 +108,9 @@ class Program:
             with contextlib.suppress(OSError):
                 os.close(attached.prog_fd)
         self._attached.clear()
+        for ring in self._rings.values():
+            ring.close()
+        self._rings.clear()
         for table in self.maps.values():
             table.close()
         if self._stats_fd >= 0:
@@ -137,6 +144,34 @@ class Program:
             known = [key for key, table in self.maps.items() if not table.spec.internal]
             raise MapError(f"program {self.spec.name} has no map {name!r}", why=f"it has: {', '.join(known)}")
         return self.maps[name].frame(per_cpu=per_cpu, explode=explode)
+
+    def ring(self, name: str) -> Ring:
+        """A ring buffer for reading (:class:`labkit.ring.Ring`). One per ring buffer: its consumer position is shared.
+
+        :raises MapError: if there is no such map, or it is not a ring buffer.
+        """
+        if name not in self._rings:
+            table = self.maps.get(name)
+            if table is None or table.definition.kind != MapType.RINGBUF or not table.spec.ring:
+                rings = [n for n, t in self.maps.items() if t.spec.ring]
+                raise MapError(
+                    f"program {self.spec.name} has no ring buffer {name!r}",
+                    why=f"it has: {', '.join(rings) or 'none'}",
+                )
+            self._rings[name] = self._open_ring(table)
+        return self._rings[name]
+
+    def _open_ring(self, table: Map) -> Ring:
+        kinds = []
+        for kind, tag in table.spec.ring["types"].items():
+            described = self._definitions[kind]
+            layout = layout_of(described.value_desc, size=described.value_size, name=kind)
+            kinds.append(EventType(kind, layout, tag))
+        tag = None
+        if len(kinds) > 1:
+            member = next(c for c in kinds[0].layout.columns if c.name == table.spec.ring["tag"])
+            tag = (member.offset, member.dtype)
+        return Ring(table.fd, table.definition.max_entries, kinds, tag)
 
     @property
     def ledger(self) -> Ledger:
@@ -244,7 +279,10 @@ class Program:
     def _load_all(
         self, artifact: Artifact, chosen: Mapping[str, Hook], passed_over: Mapping[str, list[str]]
     ) -> None:
+        self._definitions = {definition.name: definition for definition in artifact.maps}
         for definition in artifact.maps:
+            if definition.name in self.spec.event_types:
+                continue
             table = Map(definition, self.spec.maps.get(definition.name, MapSpec(holds="", internal=True)))
             try:
                 table.create()

@@ -95,6 +95,8 @@ class MapSpec:
 
     :param histogram: ``{"slots": "log2", "unit": "ns"}`` if an array map is a histogram.
     :param arrays: member -> the same, for array members of a value.
+    :param ring: for a ring buffer: ``{"types": {"woken": 1, "switched": 2}, "tag": "kind"}``, the kinds of event by name with
+        the value of the tag member that marks each. A kind is described by a map of its name that no code uses; it is not made.
     :param combine: member -> ``sum`` (the default for numbers), ``max``, ``min`` or ``last``: how per-CPU values join.
     """
 
@@ -104,6 +106,7 @@ class MapSpec:
     histogram: Mapping[str, str] = field(default_factory=dict)
     arrays: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     combine: Mapping[str, str] = field(default_factory=dict)
+    ring: Mapping[str, Any] = field(default_factory=dict)
     internal: bool = False
 
 
@@ -136,6 +139,11 @@ class ProgramSpec:
     params: Mapping[str, Param] = field(default_factory=dict)
     ledger: LedgerSpec | None = None
     needs: tuple[str, ...] = ()
+
+    @property
+    def event_types(self) -> frozenset[str]:
+        """Names of maps that only describe a kind of event."""
+        return frozenset(kind for table in self.maps.values() for kind in table.ring.get("types", {}))
 
     def constants(self, given: Mapping[str, object]) -> dict[str, int]:
         """All parameters with the given values checked and put in.
