@@ -286,7 +286,8 @@ class Ring:
         word = words[starts + 1 + offset // _WORD]
         shift = np.uint64(8 * (offset % _WORD))
         mask = np.uint64((1 << (8 * dtype.itemsize)) - 1)
-        return (word >> shift) & mask
+        tags: np.ndarray = (word >> shift) & mask
+        return tags
 
     def _batch(self, kind: EventType, words: np.ndarray, starts: np.ndarray) -> Batch:
         stride = 1 + (kind.layout.size + _WORD - 1) // _WORD

@@ -1,7 +1,9 @@
 """The ring buffer on the running kernel: exact accounting, at rest and under overload."""
 
+import threading
 import time
 
+import numpy as np
 import pytest
 
 from labkit.errors import MapError
@@ -50,8 +52,6 @@ def test_events_survive_many_turns_of_a_small_ring() -> None:
     with load("sched_events", ring_pages=8) as prog:
         ring, times, got = prog.ring("events"), [], 0
         workload = ping_pong(rounds=3000)
-        import threading
-
         runner = threading.Thread(target=lambda: workload.run().release())
         runner.start()
         while runner.is_alive():
@@ -65,12 +65,9 @@ def test_events_survive_many_turns_of_a_small_ring() -> None:
         ledger = prog.ledger
     assert got == ledger.delivered
     assert got * 24 > 3 * 32768
-    assert all((t[1:] >= t[:-1]).all() or len(t) < 2 for t in [_per_cpu_free(t) for t in times])
-
-
-def _per_cpu_free(times):  # type: ignore[no-untyped-def]
-    """Order across CPUs is that of reservation, which clocks of two CPUs may contradict by less than a millisecond."""
-    return times // 1_000_000
+    # Order is that of reservation. The clock is read after it, so two CPUs may contradict it by a moment.
+    back_ns = -np.diff(np.concatenate(times).astype(np.int64)).min()
+    assert back_ns < 5_000_000
 
 
 def test_events_have_the_types_of_the_c_structs_and_known_contents() -> None:
