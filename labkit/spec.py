@@ -95,8 +95,8 @@ class MapSpec:
 
     :param histogram: ``{"slots": "log2", "unit": "ns"}`` if an array map is a histogram.
     :param arrays: member -> the same, for array members of a value.
-    :param ring: for a ring buffer: ``{"types": {"woken": 1, "switched": 2}, "tag": "kind"}``, the kinds of event by name with
-        the value of the tag member that marks each. A kind is described by a map of its name that no code uses; it is not made.
+    :param ring: for a ring buffer: ``{"types": {"woken": 1, "switched": 2}, "tag": "kind"}``, the kinds of event by
+        name with the value of the tag member that marks each. A map of that name describes the kind; it is not made.
     :param combine: member -> ``sum`` (the default for numbers), ``max``, ``min`` or ``last``: how per-CPU values join.
     """
 
