@@ -69,7 +69,7 @@ FAULTS = {
         [
             "import ctypes\n@ctypes.CFUNCTYPE(None)\ndef callback():\n    raise RuntimeError('lost event')\ncallback()"
         ],
-        "RuntimeError: lost event",
+        "Exception ignored on calling ctypes callback",
     ),
     "a thread that fails after the last cell": (
         ["import threading\nthreading.Timer(0.6, lambda: 1/0).start()"],
