@@ -1,0 +1,66 @@
+"""Exercises of chapter 00: typical answers, right and wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from labkit.lessons import Feedback, exercises
+
+TRACEPOINTS = pd.DataFrame(
+    {"name": ["sched_switch", "sched_wakeup", "sched_stat_wait", "pelt_sched", "schedule_x", "block_bio"]}
+)
+
+
+def judge(number: int, answer: Any, **context: Any) -> Feedback:
+    return exercises("00")[number - 1].check(answer, context)
+
+
+@pytest.mark.parametrize(
+    ("usable", "first"),
+    [
+        (["kprobe", "fentry", "tracepoint", "raw tracepoint"], "kprobe"),
+        (["fentry", "raw tracepoint"], "fentry"),
+        (["tracepoint", "raw tracepoint"], "tracepoint"),
+        (["raw tracepoint"], "raw tracepoint"),
+    ],
+)
+def test_the_first_hook_that_is_there_is_taken(usable: list[str], first: str) -> None:
+    assert judge(1, first, usable=usable).passed
+    assert judge(1, f" {first.upper()} ", usable=usable).passed
+
+
+def test_a_hook_that_is_missing_and_one_that_comes_later_are_told_apart() -> None:
+    usable = ["tracepoint", "raw tracepoint"]
+    assert "no kprobe hooks" in judge(1, "kprobe", usable=usable).message
+    late = judge(1, "raw tracepoint", usable=usable)
+    assert not late.passed
+    assert "likes better" in late.message
+    assert "One of" in judge(1, "uprobe", usable=usable).message
+    assert not judge(1, usable, usable=usable).passed
+
+
+@pytest.mark.parametrize("answer", [3, 3.0, np.int64(3)])
+def test_names_that_begin_with_sched_are_counted(answer: Any) -> None:
+    assert judge(2, answer, tracepoints=TRACEPOINTS).passed
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (6, "all of them"),
+        (5, "anywhere"),
+        (4, "underscore"),
+        (2, "too small"),
+        (True, "number"),
+        (None, "number"),
+        (TRACEPOINTS["name"].str.startswith("sched_"), "number"),
+    ],
+)
+def test_other_counts_are_named(answer: Any, said: str) -> None:
+    feedback = judge(2, answer, tracepoints=TRACEPOINTS)
+    assert not feedback.passed
+    assert said in feedback.message
