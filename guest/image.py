@@ -38,6 +38,7 @@ PACKAGES = (
     "iproute2",
     "kmod",
     "less",
+    "pahole",  # the tests' second reader of BTF
     "procps",
     "python3",
     "python3-bpfcc",
@@ -161,7 +162,7 @@ def remove_images() -> list[Path]:
     with locked(guest_cache() / "build.lock", "image"):
         gone = [path for path in guest_cache().iterdir() if path.is_dir()]
         for path in gone:
-            shutil.rmtree(path, ignore_errors=True)
+            _remove(path)
     return gone
 
 
@@ -169,7 +170,7 @@ def _build(folder: Path, arch: Arch, requirements: str) -> None:
     """All steps, in a scratch folder that becomes ``folder`` at the end."""
     started = time.monotonic()
     for stale in guest_cache().glob("build-*"):
-        shutil.rmtree(stale, ignore_errors=True)
+        _remove(stale)
     scratch = Path(tempfile.mkdtemp(prefix="build-", dir=guest_cache()))
     try:
         root, wheels, out = scratch / "root", scratch / "wheels", scratch / "out"
@@ -191,20 +192,33 @@ def _build(folder: Path, arch: Arch, requirements: str) -> None:
         _forget_older_images()
         out.rename(folder)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        _remove(scratch)
     say(f"image built in {time.monotonic() - started:.0f} s, kept in {folder}")
+
+
+def _remove(folder: Path) -> None:
+    """Delete a folder, unless something is mounted in it."""
+    mounted = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    inside = [point for point in mounted if point.startswith(f"{folder}/")]
+    if inside:
+        say(f"{folder} is left: {', '.join(inside)} is mounted there (umount it first)")
+        return
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _forget_older_images() -> None:
     """Images of old recipes would only fill the disk (2 GB each); the last one stays, for a branch that still has it."""
     images = sorted(guest_cache().glob(f"{SUITE}-*"), key=lambda path: path.stat().st_mtime)
     for old in images[:-1]:
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
 
 
 def _debootstrap(root: Path, arch: Arch) -> None:
     """Debian's packages, unpacked and configured into a folder."""
-    command = ["mmdebstrap", "--mode=root", "--variant=apt", f"--architectures={arch.debian}"]
+    # It mounts /proc and others inside the folder: left behind, they would turn the removal of a scratch folder into the
+    # removal of what is mounted there. In namespaces of their own, mounts and processes end with us, however we end.
+    command = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child"]
+    command += ["mmdebstrap", "--mode=root", "--variant=apt", f"--architectures={arch.debian}"]
     command += [f"--include={','.join((*PACKAGES, *arch.kernel_packages))}"]
     command += ["--dpkgopt=force-unsafe-io"]
     command += [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale", "info")]

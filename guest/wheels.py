@@ -118,10 +118,14 @@ def install_wheels(requirements: str, target: Path, arch: Arch) -> None:
 
     :raises BuildFailed: if pip fails or cannot be had.
     """
-    with tempfile.TemporaryDirectory(prefix="labkit-guest-pip-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="pip-", dir=target.parent) as scratch:
         listing = Path(scratch) / "requirements.txt"
         listing.write_text(requirements)
+        # It dies with the thread that waits for it.
         command = [
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
             *_pip(Path(scratch)),
             "install",
             "--quiet",
