@@ -34,7 +34,7 @@ def hog(seconds: float, **_unused: object) -> dict[str, object]:
 
 
 def service(
-    seconds: float, period_ms: float = 10.0, work_ms: float = 1.0, **_unused: object
+    seconds: float, period_ms: float = 20.0, work_ms: float = 4.0, **_unused: object
 ) -> dict[str, object]:
     """Serve a request every period: sleep until it is due, then work. Latency is from due to done."""
     period, work = int(period_ms * 1e6), int(work_ms * 1e6)

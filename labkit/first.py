@@ -1,6 +1,6 @@
 """`labkit first`: the quickest road to one true finding about this machine's run queues.
 
-A service that needs 1 ms of CPU every 10 ms runs for a few seconds beside a process that never sleeps, pinned to the same
+A service that needs 4 ms of CPU every 20 ms runs for a few seconds beside a process that never sleeps, pinned to the same
 CPU, while the program ``runq_latency`` measures every wait on the machine. The finding is how long the service waited; the
 kernel's own counter for that task is the oracle.
 """
@@ -28,7 +28,7 @@ def first_finding(*, seconds: float, mode: str) -> int:
     lab = chapter(CAPTURE, mode=mode)
     print(repr(lab))
     print(
-        f"\nA service (1 ms of work every 10 ms) shares a CPU with a spinning process for {seconds:g} s ...",
+        f"\nA service (4 ms of work every 20 ms) shares a CPU with a spinning process for {seconds:g} s ...",
         flush=True,
     )
     with lab.load("runq_latency", label="service_beside_hog") as prog:
@@ -68,7 +68,7 @@ def _say_what_it_means(waits: pd.DataFrame, truth: Truth, latency: pd.DataFrame)
         f"{float(task['wait_ns']) / busy:.2f} ms;\n"
         f"its longest single wait was {duration(float(task['max_wait_ns']))}. By its own clock, half of its requests took "
         f"over {duration(own['p50_ns'])}\nand one in a hundred over {duration(own['p99_ns'])}, for "
-        f"1 ms of work."
+        f"4 ms of work."
     )
     print(
         f"On the whole machine half of all waits were below {duration(quantile(latency, 0.5))}, "

@@ -313,11 +313,11 @@ def two_pinned_hogs(seconds: float = 2.0, cpu: int | None = None) -> Workload:
 
 
 def service_alone(seconds: float = 2.0, cpu: int | None = None) -> Workload:
-    """A service that works 1 ms of every 10, with its CPU to itself."""
+    """A service that works 4 ms of every 20, with its CPU to itself."""
     seconds, cpu = _positive(seconds), _last_cpu() if cpu is None else cpu
     return Workload(
         "service_alone",
-        f"a service (1 ms of work every 10 ms) on CPU {cpu}",
+        f"a service (4 ms of work every 20 ms) on CPU {cpu}",
         (Worker("service", "service", cpu, {"seconds": seconds}),),
         {"cpu": cpu},
         seconds,
@@ -329,7 +329,7 @@ def service_beside_hog(seconds: float = 2.0, cpu: int | None = None) -> Workload
     seconds, cpu = _positive(seconds), _last_cpu() if cpu is None else cpu
     return Workload(
         "service_beside_hog",
-        f"a service (1 ms of work every 10 ms) and a spinning process on CPU {cpu}",
+        f"a service (4 ms of work every 20 ms) and a spinning process on CPU {cpu}",
         (
             Worker("service", "service", cpu, {"seconds": seconds}),
             Worker("hog", "hog", cpu, {"seconds": seconds}),
