@@ -217,3 +217,10 @@ def _dead_pid() -> int:
         os._exit(0)
     os.waitpid(pid, 0)
     return pid
+
+
+def test_a_finding_as_a_cells_last_expression_is_shown_once(lab: Lab) -> None:
+    make = "from labkit.findings import finding\nfrom labkit.ledger import Ledger\n"
+    make += "finding('n', 1, unit='', how='given', ledger=Ledger.none('given'))"
+    entry = lab.run(make)
+    assert (entry["status"], len(lab.executed().cells[0].outputs)) == ("ok", 1)
