@@ -93,6 +93,7 @@ class Recorder:
         self.data["loads"][label] = {
             "program": program.spec.name,
             "hash": program_hash(program.spec),
+            "own_source": program.spec.path is None,
             "params": program.params,
             "hooks": program.hooks.to_dict("records"),
             "description": program.describe(),

@@ -42,10 +42,12 @@ def test_a_shipped_capture_is_whole_and_of_the_programs_that_are_here(folder: Pa
     capture = Capture(folder)
     assert capture.data["environment"]["kernel"]
     for label, load in capture.data["loads"].items():
-        program = capture.program(label)  # raises CaptureMismatch if the program has changed: record the chapter again
-        assert load["hash"] == program_hash(program.spec)
         for file in load["frames"].values():
             assert isinstance(capture.frame(file), pd.DataFrame)
+        if load["own_source"]:  # the chapter's own C text; its replay (tests/notebooks) compares the two
+            continue
+        program = capture.program(label)  # raises CaptureMismatch if the program has changed: record the chapter again
+        assert load["hash"] == program_hash(program.spec)
         if "ledger" in load:
             assert program.ledger.mode == "replay"
             assert program.ledger.balanced
