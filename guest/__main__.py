@@ -60,7 +60,9 @@ def test(fresh: bool, timeout_s: float, pytest_arguments: tuple[str, ...]) -> No
     except HostCannot as error:
         click.echo(f"guest: the tests in the guest kernel are skipped here: {error}", err=True)
         return
-    command = ["/opt/lab/bin/python", "-m", "pytest", "tests/guest", "-m", "guest", "-p", "no:cacheprovider"]
+    command = ["/opt/lab/bin/python", "-m", "pytest", "-m", "guest", "-p", "no:cacheprovider"]
+    if not any(argument.startswith("tests/") for argument in pytest_arguments):
+        command.append("tests/guest")
     command += pytest_arguments
     try:
         code = _test(image, command, timeout_s, fresh=fresh)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -40,18 +39,19 @@ def test_the_table_names_every_directory_by_its_inode(group: Path) -> None:
 
 
 def test_waits_are_charged_to_the_cgroup_in_which_the_task_runs(group: Path) -> None:
-    script = (
-        f"echo $$ >{group}/cgroup.procs; exec python3 -c 'import time; [time.sleep(.01) for _ in range(50)]'"
-    )
-    with load("runq_latency") as program:
-        child = subprocess.Popen(["sh", "-c", script])
-        assert child.wait(timeout=60) == 0
-        program.stop()
-        waits = program.frame("waits")
-    ours = waits[waits["tgid"] == child.pid]
-    assert not ours.empty
-    # The first wait of the process was before it moved: the entry holds where it was then or is now.
-    assert set(ours["cgroup_id"]) <= {
-        group.stat().st_ino,
-        os.stat(f"/sys/fs/cgroup{hierarchy().path_of()}").st_ino,
-    }
+    script = f"echo $$ >{group}/cgroup.procs; echo moved; read go; for i in 1 2 3 4 5; do sleep 0.02; done"
+    with subprocess.Popen(
+        ["sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        assert child.stdout.readline() == "moved\n"
+        with load("runq_latency", tgid=child.pid) as program:
+            child.communicate("go\n", timeout=60)
+            program.stop()
+            waits, ledger = program.frame("waits"), program.ledger
+    assert child.returncode == 0
+    assert list(waits["tgid"]) == [child.pid]
+    assert list(waits["cgroup_id"]) == [group.stat().st_ino]
+    assert waits["waits"][0] >= 5
+    assert ledger.balanced
