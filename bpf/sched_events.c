@@ -12,6 +12,7 @@
  *   events: {holds: "wakeups and switches in order", ring: {tag: kind, types: {woken: 1, switched: 2}}}
  *   woken: {holds: "a task became runnable", internal: true}
  *   switched: {holds: "a CPU went from one task to another", internal: true}
+ *   lost: {holds: "events lost so far on all CPUs, for each switch to carry", internal: true}
  *   ledger: {holds: "what was seen and lost", internal: true}
  * ledger: {event: event, losses: [ring_full]}
  * license: GPL-2.0-only
@@ -27,17 +28,19 @@ enum lk_kind { LK_KIND_WOKEN = 1, LK_KIND_SWITCHED = 2 };
 struct lk_woken {
     u64 time_ns; /* CLOCK_MONOTONIC */
     u32 pid;
-    u16 kind;
+    u8 kind;
+    u8 unused;
     u16 cpu;
 };
 
 struct lk_switched {
     u64 time_ns;
     u32 prev_pid;
-    u16 kind;
+    u8 kind;
+    u8 runnable; /* the task that left would have gone on */
     u16 cpu;
     u32 next_pid;
-    u32 runnable; /* the task that left would have gone on */
+    u32 lost; /* events lost before this one, on all CPUs: between two that differ, something is missing */
 };
 
 struct lk_events_ledger {
@@ -49,7 +52,18 @@ struct lk_events_ledger {
 BPF_RINGBUF_OUTPUT(events, LK_PARAM_RING_PAGES);
 BPF_ARRAY(woken, struct lk_woken, 1);
 BPF_ARRAY(switched, struct lk_switched, 1);
+BPF_ARRAY(lost, u64, 1);
 BPF_PERCPU_ARRAY(ledger, struct lk_events_ledger, 1);
+
+static __always_inline void count_loss(struct lk_events_ledger *book)
+{
+    int first = 0;
+    u64 *total = lost.lookup(&first);
+
+    book->ring_full++;
+    if (total)
+        __sync_fetch_and_add(total, 1);
+}
 
 static __always_inline int on_wakeup(struct task_struct *task)
 {
@@ -64,12 +78,13 @@ static __always_inline int on_wakeup(struct task_struct *task)
     book->seen++;
     event = events.ringbuf_reserve(sizeof(struct lk_woken));
     if (!event) {
-        book->ring_full++;
+        count_loss(book);
         return 0;
     }
     event->time_ns = bpf_ktime_get_ns();
     event->pid = pid;
     event->kind = LK_KIND_WOKEN;
+    event->unused = 0;
     event->cpu = bpf_get_smp_processor_id();
     events.ringbuf_submit(event, LK_RB_FLAGS);
     book->delivered++;
@@ -97,7 +112,7 @@ int lk_switch(struct bpf_raw_tracepoint_args *ctx)
     u32 prev_pid = prev->pid, next_pid = next->pid;
     struct lk_events_ledger *book;
     struct lk_switched *event;
-    u64 prev_state;
+    u64 prev_state, *total;
     int first = 0;
 
 #if LK_ARGS_sched_switch >= 4 /* since 5.18 (commit fa2c3254d7cf) */
@@ -111,9 +126,11 @@ int lk_switch(struct bpf_raw_tracepoint_args *ctx)
     book->seen++;
     event = events.ringbuf_reserve(sizeof(struct lk_switched));
     if (!event) {
-        book->ring_full++;
+        count_loss(book);
         return 0;
     }
+    total = lost.lookup(&first);
+    event->lost = total ? *total : 0; /* before the clock: what is lost later has a later time */
     event->time_ns = bpf_ktime_get_ns();
     event->prev_pid = prev_pid;
     event->kind = LK_KIND_SWITCHED;
