@@ -2,17 +2,18 @@
 
 A capture is a folder: ``capture.json`` (environment snapshot, what was loaded with each program's hash, ledgers, results)
 and one Parquet file per frame. It is written as the run goes, each file whole or not at all. Replay checks that the program
-is still the one that was recorded.
+is still the one that was recorded. Captures are made to be shared: names of other people's programs are masked.
 """
 
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -25,7 +26,7 @@ from labkit.ledger import Ledger
 from labkit.program import Program, load, program_hash
 from labkit.spec import ProgramSpec, parse, read
 
-__all__ = ["Capture", "Recorder", "ReplayedProgram", "record_command", "replay_command"]
+__all__ = ["Capture", "Recorder", "ReplayedProgram", "masked", "record_command", "replay_command"]
 
 FORMAT = 1
 
@@ -34,11 +35,36 @@ def _frame_key(name: str, *, per_cpu: bool, explode: str | None) -> str:
     return name + (".per_cpu" if per_cpu else "") + (f".{explode}" if explode else "")
 
 
+#: Command names that are kept in a recording: the lab's own, the kernel's threads, and what every machine has.
+_COMMON = re.compile(
+    r"lk-|labkit|python|pytest|papermill|jupyter|ipython|bash$|sh$|true$|sleep$|stress-ng|"
+    r"kworker|ksoftirqd|rcu|migration|swapper|kthreadd|kswapd|kcompactd|khugepaged|kdamond|ksmd|watchdog|"
+    r"systemd|dbus|cron|sshd|journald|udevd|irq/"
+)
+
+
+def masked(frame: pd.DataFrame) -> pd.DataFrame:
+    """A frame fit to be shared: in a column ``comm``, names of programs that are nobody else's business become ``other-N``.
+
+    Different names stay different, so counts and groups are as they were measured.
+    """
+    if "comm" not in frame.columns:
+        return frame
+    names = [name for name in frame["comm"].unique() if name and not _COMMON.match(name)]
+    return frame.assign(
+        comm=frame["comm"].replace({name: f"other-{n}" for n, name in enumerate(names, 1)}).astype("str")
+    )
+
+
 def _file_name(*parts: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "_", "__".join(parts)) + ".parquet"
 
 
-def _replace(path: Path, write: Any) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` make a file that appears under its name whole or not at all.
+
+    :raises OutcomesError: if it cannot be written.
+    """
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         write(scratch)
@@ -55,12 +81,18 @@ def _replace(path: Path, write: Any) -> None:
 class Recorder:
     """Writes a capture into a folder, as things are measured.
 
+    :param resume: keep what the capture there already holds.
     :raises OutcomesError: if it cannot be written.
     """
 
-    def __init__(self, folder: Path, name: str) -> None:
+    data: dict[str, Any]
+
+    def __init__(self, folder: Path, name: str, *, resume: bool = False) -> None:
         self.folder = folder
-        self.data: dict[str, Any] = {
+        if resume:
+            self.data = Capture(folder).data
+            return
+        self.data = {
             "format": FORMAT,
             "name": name,
             "recorded": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -80,12 +112,14 @@ class Recorder:
 
     def _save(self) -> None:
         text = json.dumps(self.data, indent=1, default=_plain) + "\n"
-        _replace(self.folder / "capture.json", lambda path: path.write_text(text))
+        write_whole(self.folder / "capture.json", lambda path: path.write_text(text))
 
     def frame(self, key: tuple[str, ...], frame: pd.DataFrame) -> str:
         """Write a frame; returns its file's name."""
         name = _file_name(*key)
-        _replace(self.folder / name, lambda path: frame.to_parquet(path, compression="zstd", index=False))
+        write_whole(
+            self.folder / name, lambda path: masked(frame).to_parquet(path, compression="zstd", index=False)
+        )
         return name
 
     def load(self, label: str, program: Program) -> None:
@@ -310,12 +344,11 @@ class RecordedProgram(Program):
 def record_command(program: str, *, seconds: float, parameters: Mapping[str, str], out: Path) -> int:
     """`labkit record`: run a program for a while and keep its maps. Returns the exit code."""
     spec = read(program)
-    typed = {name: _typed(value) for name, value in parameters.items()}
     if not seconds > 0:
         raise LabkitError("nothing to record", why=f"seconds is {seconds}", remedy="give a time above 0")
     recorder = Recorder(out, out.name)
     with RecordedProgram.of(
-        load(program, label=f"{out.name}/{program}", **typed), recorder, program
+        load(program, label=f"{out.name}/{program}", **typed_parameters(parameters)), recorder, program
     ) as running:
         print(running.describe(), flush=True)
         print(f"recording for {seconds:g} s ...", flush=True)
@@ -329,6 +362,11 @@ def record_command(program: str, *, seconds: float, parameters: Mapping[str, str
         running.cost()
     print(f"kept in {out}; look at it with: labkit replay {out}")
     return 0
+
+
+def typed_parameters(texts: Mapping[str, str]) -> dict[str, Any]:
+    """Parameters from the command line, as what they look like."""
+    return {name: _typed(text) for name, text in texts.items()}
 
 
 def _typed(text: str) -> Any:
@@ -355,4 +393,15 @@ def replay_command(folder: Path) -> int:
             frame = capture.frame(file)
             print(f"\n  {key}: {len(frame):,} rows")
             print("    " + frame.head(10).to_string(index=False).replace("\n", "\n    "))
+    if any("events" in load for load in capture.data["loads"].values()):
+        from labkit.events import read_events  # which builds on this module
+
+        recording = read_events(folder)
+        print("\n" + recording.describe())
+        for group in itertools.islice(recording, 1):
+            for kind in recording.kinds:
+                print(
+                    f"\n  {kind}:\n    "
+                    + group.frame(kind).head(10).to_string(index=False).replace("\n", "\n    ")
+                )
     return 0

@@ -115,6 +115,10 @@ class Chapter:
         ]
         return "\n".join(lines)
 
+    def _repr_mimebundle_(self, **_options: object) -> dict[str, object]:
+        """For headless runs: which mode this is, also where a chapter makes no finding (labkit/harvest.py reads it)."""
+        return {"application/vnd.labkit.chapter+json": {"name": self.name, "mode": self.mode}}
+
     def _repr_html_(self) -> str:
         import html
 

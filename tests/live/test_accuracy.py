@@ -33,9 +33,13 @@ def test_waits_agree_with_run_delay_for_every_task(workload: Workload) -> None:
 
 
 @pytest.mark.parametrize("workload", [*CONTENDED, workloads.ping_pong(1000)], ids=lambda w: w.name)
-def test_every_switch_in_is_one_wait_exactly(workload: Workload) -> None:
-    compared, _ = _measure(workload)
-    assert (compared["waits"] == compared["timeslices"]).all(), compared.to_string()
+def test_every_switch_in_is_one_wait_exactly_or_stands_in_the_ledger(workload: Workload) -> None:
+    with load("runq_latency") as prog, workload.run() as truth:
+        compared = compare(prog.frame("waits"), truth.tasks)
+        ledger = prog.ledger
+    missing = compared["timeslices"] - compared["waits"]
+    assert (missing >= 0).all(), compared.to_string()
+    assert missing.sum() <= ledger.lost + (ledger.unseen or 0), compared.to_string()
 
 
 def test_preempted_waits_are_seen_which_stamps_at_wakeup_miss() -> None:

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from labkit import session as chapters
-from labkit.capture import Capture
+from labkit.capture import Capture, masked
 from labkit.errors import CaptureMismatch, MissingCapture, ParameterError, UnsupportedKernel
 from labkit.kernel import probe
 from labkit.paths import captures_dir, notebooks_dir
@@ -46,7 +46,9 @@ def test_a_shipped_capture_is_whole_and_of_the_programs_that_are_here(folder: Pa
             assert isinstance(capture.frame(file), pd.DataFrame)
         if load["own_source"]:  # the chapter's own C text; its replay (tests/notebooks) compares the two
             continue
-        program = capture.program(label)  # raises CaptureMismatch if the program has changed: record the chapter again
+        program = capture.program(
+            label
+        )  # raises CaptureMismatch if the program has changed: record the chapter again
         assert load["hash"] == program_hash(program.spec)
         if "ledger" in load:
             assert program.ledger.mode == "replay"
@@ -87,6 +89,22 @@ def test_a_capture_of_another_version_of_the_program_is_refused(copy: Path) -> N
     lab = chapters.chapter(copy.name, mode="replay")
     with pytest.raises(CaptureMismatch, match="not the program"):
         lab.load("runq_latency", label="two_hogs")
+
+
+def test_names_of_other_peoples_programs_are_masked_and_stay_apart() -> None:
+    frame = pd.DataFrame(
+        {"comm": ["lk-hog", "secret-db", "kworker/0:1", "payroll", "secret-db"], "n": range(5)}
+    )
+    shown = masked(frame.astype({"comm": "str"}))
+    assert shown["comm"].tolist() == ["lk-hog", "other-1", "kworker/0:1", "other-2", "other-1"]
+    assert shown["comm"].dtype == "str"
+    assert masked(frame[["n"]]).equals(frame[["n"]])
+
+
+@pytest.mark.parametrize("file", sorted(captures_dir().rglob("*.parquet")), ids=lambda p: p.name)
+def test_no_shipped_frame_names_a_foreign_program(file: Path) -> None:
+    frame = pd.read_parquet(file)
+    assert masked(frame).equals(frame) or set(frame["comm"]) == set(masked(frame)["comm"])
 
 
 def test_a_capture_cut_short_is_refused(copy: Path) -> None:
