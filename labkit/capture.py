@@ -26,7 +26,16 @@ from labkit.ledger import Ledger
 from labkit.program import Program, load, program_hash
 from labkit.spec import ProgramSpec, parse, read
 
-__all__ = ["Capture", "Recorder", "ReplayedProgram", "masked", "record_command", "replay_command"]
+__all__ = [
+    "Capture",
+    "Recorder",
+    "ReplayedProgram",
+    "masked",
+    "record_command",
+    "replay_command",
+    "typed_parameters",
+    "write_whole",
+]
 
 FORMAT = 1
 

@@ -86,8 +86,12 @@ def first(seconds: float, mode: str) -> None:
 @click.argument("notebooks", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--mode", type=click.Choice(["auto", "live", "replay"]), default="auto", show_default=True)
 @click.option("-p", "--parameter", "parameters", nargs=2, multiple=True, metavar="NAME VALUE")
-@click.option("--timeout", "timeout_s", type=float, default=300.0, show_default=True, help="Seconds per notebook.")
-@click.option("--outcomes", type=click.Path(path_type=Path), default=None, help="Folder for findings and figures.")
+@click.option(
+    "--timeout", "timeout_s", type=float, default=300.0, show_default=True, help="Seconds per notebook."
+)
+@click.option(
+    "--outcomes", type=click.Path(path_type=Path), default=None, help="Folder for findings and figures."
+)
 @click.option("--record", is_flag=True, help="Record captures for replay while running live.")
 def run(
     notebooks: tuple[Path, ...],
@@ -118,12 +122,17 @@ def run(
 @click.option("--seconds", type=float, default=5.0, show_default=True)
 @click.option("-p", "--parameter", "parameters", nargs=2, multiple=True, metavar="NAME VALUE")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder for the capture.")
-def record(program: str, seconds: float, parameters: tuple[tuple[str, str], ...], out: Path) -> None:
-    """Run a program for a while and keep its maps as a capture (Parquet)."""
+@click.option("--events", is_flag=True, help="Keep every event of its ring buffer, instead of its maps.")
+def record(
+    program: str, seconds: float, parameters: tuple[tuple[str, str], ...], out: Path, events: bool
+) -> None:
+    """Run a program for a while and keep its maps, or its events, as a capture (Parquet)."""
     _gain_rights()
-    from labkit.capture import record_command
+    from labkit import capture
+    from labkit import events as event_streams
 
-    sys.exit(record_command(program, seconds=seconds, parameters=dict(parameters), out=out))
+    command = event_streams.record_command if events else capture.record_command
+    sys.exit(command(program, seconds=seconds, parameters=dict(parameters), out=out))
 
 
 @main.command()

@@ -12,7 +12,7 @@ FLOORS = {
     1: {"errors", "paths", "text", "ledger", "histogram", "bpfsys", "show", "progress"},
     2: {"kernel", "oracles"},
     3: {"spec", "compiler", "layout", "maps", "ring", "program"},
-    4: {"capture"},
+    4: {"capture", "events"},
     5: {"sched", "cgroups", "workloads", "_janitor", "_worker"},
     6: {"plots", "drawings", "findings"},
     7: {
