@@ -38,8 +38,10 @@ __all__ = ["BUSY", "DISCARD", "Batch", "EventType", "Ring", "drain", "scan"]
 BUSY, DISCARD = 1 << 31, 1 << 30
 _LENGTH = DISCARD - 1
 _WORD = 8
-#: Shorter runs of one size than this are not worth a comparison of their own: all the rest is scanned at once.
+#: Shorter runs of one size than this are not worth a comparison of their own: a whole window is scanned instead.
 _SHORT_RUN = 64
+#: Words scanned at once where sizes differ: 256 KiB, so that the second and third look find them in a CPU's cache.
+_WINDOW = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -84,35 +86,52 @@ def _fence() -> None:
         _LOCK.release()
 
 
-def scan(words: np.ndarray, pages: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+def scan(
+    words: np.ndarray, pages: np.ndarray | _Pages, lengths: np.ndarray, most: int | None = None
+) -> tuple[np.ndarray, np.ndarray, int]:
     """Find the committed records in a stretch of ring memory.
 
     :param words: uint64, from a record's header to the producer's position.
-    :param pages: uint64, for each word the page number that a header there must carry; the word itself where unknown.
+    :param pages: for each word the page number that a header there must carry; slices of it are asked for.
     :param lengths: the record lengths that can occur, in bytes, sorted.
+    :param most: only records that begin before this word; None is all of them.
     :returns: index of each record's header (discarded ones left out), each one's length, and how many words may be
         given back.
     :raises RingCorrupt: if the chain of headers is broken.
     """
+    halves = words.view(np.uint32)  # little-endian, as all that labkit runs on: length first, then the page
+    lows, highs = halves[0::2], halves[1::2]
     starts: list[np.ndarray] = []
+    sizes: list[np.ndarray] = []
     at, end = 0, len(words)
-    while at < end:
-        header = int(words[at]) & 0xFFFFFFFF
+    goal = end if most is None else min(most, end)
+    while at < goal:
+        header = int(lows[at])
         if header & BUSY:
             break
         stride = _stride(header, lengths, at)
-        run = _run(words, at, end, stride, header)
-        if run < _SHORT_RUN and at + run * stride < end:
-            rest, at = _scan_mixed(words, pages, lengths, at)
-            starts.append(rest)
-            break
+        run = _run(lows, at, goal, stride, header)
+        if run < _SHORT_RUN and at + run * stride < goal:
+            window = min(at + _WINDOW, goal)
+            found, size, at, stopped = _scan_mixed(lows, highs, pages, lengths, at, window)
+            starts.append(found)
+            sizes.append(size)
+            if stopped:
+                break
+            continue
         if not header & DISCARD:
             starts.append(np.arange(at, at + run * stride, stride))
+            sizes.append(np.full(run, header & _LENGTH, np.uint32))
         at += run * stride
     if at > end:
         raise RingCorrupt(f"a record reaches {at - end} words past the producer's position")
-    found = np.concatenate(starts) if starts else np.empty(0, np.int64)
-    return found, words[found] & np.uint64(_LENGTH), at
+    return _joined(starts, np.int64), _joined(sizes, np.uint32), at
+
+
+def _joined(parts: list[np.ndarray], dtype: type[np.generic]) -> np.ndarray:
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate(parts) if parts else np.empty(0, dtype)
 
 
 def _stride(header: int, lengths: np.ndarray, at: int) -> int:
@@ -122,45 +141,58 @@ def _stride(header: int, lengths: np.ndarray, at: int) -> int:
     return 1 + (length + _WORD - 1) // _WORD
 
 
-def _run(words: np.ndarray, at: int, end: int, stride: int, header: int) -> int:
-    """How many records in a row have this header's lower half."""
-    same = (words[at:end:stride] & np.uint64(0xFFFFFFFF)) == np.uint64(header)
-    return int(same.argmin()) if not same.all() else len(same)
+def _run(lows: np.ndarray, at: int, goal: int, stride: int, header: int) -> int:
+    """How many records in a row have this header's lower half. Looks at few first: most runs are short or very long."""
+    for end in (min(goal, at + _SHORT_RUN * stride), goal):
+        same = lows[at:end:stride] == header
+        if not same.all():
+            return int(same.argmin())
+    return len(same)
 
 
 def _scan_mixed(
-    words: np.ndarray, pages: np.ndarray, lengths: np.ndarray, first: int
-) -> tuple[np.ndarray, int]:
-    """Records of different sizes from ``first`` on; returns header indices and where to go on."""
-    low = words[first:] & np.uint64(0xFFFFFFFF)
-    length = low & np.uint64(_LENGTH)
-    looks = (words[first:] >> np.uint64(32)) == pages[first:]
-    looks &= np.isin(length, lengths) | ((low & np.uint64(DISCARD | BUSY)) != 0)
-    candidates = np.flatnonzero(looks)
-    strides = 1 + ((length[candidates] + np.uint64(_WORD - 1)) // np.uint64(_WORD)).astype(np.int64)
-    total = len(words) - first
-    keep = _prove(candidates, strides, total, first)
-    candidates, strides = candidates[keep], strides[keep]
-    flags = low[candidates]
-    busy = np.flatnonzero(flags & np.uint64(BUSY))
-    stop = int(busy[0]) if busy.size else len(candidates)
-    consumed = int(candidates[stop]) if busy.size else total
-    taken = candidates[:stop]
-    return first + taken[(flags[:stop] & np.uint64(DISCARD)) == 0], first + consumed
+    lows: np.ndarray,
+    highs: np.ndarray,
+    pages: np.ndarray | _Pages,
+    lengths: np.ndarray,
+    first: int,
+    stop: int,
+) -> tuple[np.ndarray, np.ndarray, int, bool]:
+    """Records of different sizes that begin in ``first`` to ``stop``, a stretch that fits a CPU's cache.
+
+    :returns: header indices, lengths, where to go on, and True if a record that is being written stops us there.
+    """
+    candidates = np.flatnonzero(highs[first:stop] == pages[first:stop])
+    # Read once: a busy record may be committed while we look, and must not be taken for both.
+    header = lows[first:stop][candidates]
+    length = header & _LENGTH
+    looks = (header & (DISCARD | BUSY)) != 0
+    for known in lengths:
+        looks |= length == known
+    candidates, header, length = candidates[looks], header[looks], length[looks]
+    strides = 1 + (length.astype(np.int64) + (_WORD - 1)) // _WORD
+    keep = _prove(candidates, strides, stop - first, len(lows) - first, first)
+    candidates, header, length = candidates[keep], header[keep], length[keep]
+    busy = np.flatnonzero(header & BUSY)
+    if busy.size:
+        stopped = int(busy[0])
+        following = int(candidates[stopped])
+        candidates, header, length = candidates[:stopped], header[:stopped], length[:stopped]
+    else:
+        following = int(candidates[-1] + strides[keep[-1]])
+    taken = (header & DISCARD) == 0
+    return first + candidates[taken], length[taken], first + following, bool(busy.size)
 
 
-def _prove(candidates: np.ndarray, strides: np.ndarray, total: int, first: int) -> np.ndarray:
-    """Indices of those candidates that the chain from the first one reaches.
+def _prove(candidates: np.ndarray, strides: np.ndarray, total: int, limit: int, first: int) -> np.ndarray:
+    """Indices of those candidates that the chain from the first one reaches, up to word ``total``.
 
     Where each candidate's stride leads to the next candidate, the chain is proven there in one comparison; a look-alike
-    inside data breaks it, and is stepped over.
+    inside data breaks it, and is stepped over. The last record may reach past ``total``, but not past ``limit``.
     """
     if not candidates.size or candidates[0] != 0:
         raise RingCorrupt(f"no record header at word {first}")
-    follows = candidates[:-1] + strides[:-1] == candidates[1:]
-    if follows.all():
-        return _whole(np.arange(len(candidates)), candidates, strides, total, first)
-    breaks = np.flatnonzero(~follows)
+    breaks = np.flatnonzero(candidates[:-1] + strides[:-1] != candidates[1:])
     parts: list[np.ndarray] = []
     at = 0
     while True:
@@ -173,18 +205,31 @@ def _prove(candidates: np.ndarray, strides: np.ndarray, total: int, first: int) 
         at = int(np.searchsorted(candidates, goal))
         if at >= len(candidates) or candidates[at] != goal:
             raise RingCorrupt(f"no record header at word {first + goal}, where one must be")
-    return _whole(np.concatenate(parts), candidates, strides, total, first)
-
-
-def _whole(
-    chain: np.ndarray, candidates: np.ndarray, strides: np.ndarray, total: int, first: int
-) -> np.ndarray:
-    goal = int(candidates[chain[-1]] + strides[chain[-1]])
-    if goal != total:
+    if goal > limit:
         raise RingCorrupt(
-            f"the chain of records ends at word {first + goal}, the producer's position is {first + total}"
+            f"the chain of records ends at word {first + goal}, the producer's position is {first + limit}"
         )
-    return chain
+    return _joined(parts, np.int64)
+
+
+class _Pages:
+    """The page number that a header must carry at each word of a stretch, worked out for the slices that are asked for.
+
+    :param begin: where in the ring the stretch begins, in words.
+    :param first: number of the ring's first data page, counted from the kernel's own struct.
+    :param count: pages in the ring, after which numbers begin anew.
+    """
+
+    def __init__(self, begin: int, first: int, count: int, page_words: int) -> None:
+        self._begin, self._first, self._count, self._words = begin, first, count, page_words
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        start, stop = self._begin + part.start, self._begin + part.stop
+        low, high = start // self._words, -(-stop // self._words)
+        numbers = (np.arange(low, high) % self._count + self._first).astype(np.uint32)
+        skipped = start - low * self._words
+        pages: np.ndarray = np.repeat(numbers, self._words)[skipped : skipped + stop - start]
+        return pages
 
 
 class Ring:
@@ -237,10 +282,8 @@ class Ring:
             return []
         begin = (consumed & (self.size - 1)) // _WORD
         words = self._words[begin : begin + available // _WORD]
-        if available > limit_bytes:
-            starts, lengths, used = self._scan_part(words, begin, limit_bytes // _WORD)
-        else:
-            starts, lengths, used = scan(words, self._expected_pages(begin, len(words)), self._lengths)
+        most = max(limit_bytes // _WORD, 1)
+        starts, lengths, used = scan(words, self._expected_pages(begin), self._lengths, most)
         _fence()  # the headers before the data
         batches = self._collect(words, starts, lengths)
         _fence()  # the data before the space is given back
@@ -248,21 +291,11 @@ class Ring:
         self.received += len(starts)
         return batches
 
-    def _scan_part(self, words: np.ndarray, begin: int, most: int) -> tuple[np.ndarray, np.ndarray, int]:
-        """Scan the whole stretch and take the records that begin in its first part: only a chain tells where one ends."""
-        starts, lengths, used = scan(words, self._expected_pages(begin, len(words)), self._lengths)
-        taken = int(np.searchsorted(starts, most))
-        if taken >= len(starts):
-            return starts, lengths, used
-        return starts[:taken], lengths[:taken], int(starts[taken])
-
-    def _expected_pages(self, begin: int, count: int) -> np.ndarray:
-        """The page number each header must carry: that of its place, counted from the kernel's own struct."""
+    def _expected_pages(self, begin: int) -> _Pages:
         if self._first_page < 0:  # the first record ever lies on the first data page
             self._first_page = int(self._words[begin]) >> 32
             self._first_page -= begin // self._page_words
-        places = np.arange(begin, begin + count) % (self.size // _WORD)
-        return (places // self._page_words + self._first_page).astype(np.uint64)
+        return _Pages(begin, self._first_page, self.size // _WORD // self._page_words, self._page_words)
 
     def _collect(self, words: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> list[Batch]:
         if not len(starts):
@@ -283,31 +316,34 @@ class Ring:
     def _tags(self, words: np.ndarray, starts: np.ndarray) -> np.ndarray:
         assert self._tag is not None
         offset, dtype = self._tag
-        word = words[starts + 1 + offset // _WORD]
-        shift = np.uint64(8 * (offset % _WORD))
-        mask = np.uint64((1 << (8 * dtype.itemsize)) - 1)
-        tags: np.ndarray = (word >> shift) & mask
+        tags: np.ndarray = _at_each_word(words, offset, dtype)[starts]
         return tags
 
     def _batch(self, kind: EventType, words: np.ndarray, starts: np.ndarray) -> Batch:
         stride = 1 + (kind.layout.size + _WORD - 1) // _WORD
-        side_by_side = int(starts[-1]) - int(starts[0]) == stride * (len(starts) - 1)
-        if side_by_side:  # columns come straight out of the ring, one strided copy each
-            first = int(starts[0])
-            raw = words[first : first + stride * len(starts)].reshape(-1, stride).view(np.uint8)[:, _WORD:]
+        first, last = int(starts[0]), int(starts[-1])
+        if last - first == stride * (len(starts) - 1):  # side by side: one strided copy for each column
+            where: slice | np.ndarray = slice(first, last + 1, stride)
         else:
-            raw = np.take(words, starts[:, None] + np.arange(1, stride)).view(np.uint8)
-        return Batch(kind, _columns(kind.layout, raw))
+            where = starts
+        columns = {}
+        for column in kind.layout.columns:
+            values = _at_each_word(words, column.offset, column.dtype, column.count)[where]
+            columns[column.name] = np.ascontiguousarray(values)
+        return Batch(kind, columns)
 
 
-def _columns(layout: Layout, raw: np.ndarray) -> dict[str, np.ndarray]:
-    """Columns out of rows of bytes, which may lie apart; each is a copy of its own."""
-    found: dict[str, np.ndarray] = {}
-    for column in layout.columns:
-        end = column.offset + column.dtype.itemsize * column.count
-        values = raw[:, column.offset : end].view(column.dtype)
-        found[column.name] = np.ascontiguousarray(values if column.count > 1 else values[:, 0])
-    return found
+def _at_each_word(words: np.ndarray, offset: int, dtype: np.dtype[Any], count: int = 1) -> np.ndarray:
+    """What a member at that offset would be in a record whose header is at word 0, 1, 2, ...: a view, nothing is read."""
+    skipped = _WORD + offset  # the header comes first
+    size = dtype.itemsize * count
+    return np.ndarray(
+        shape=(max((words.nbytes - skipped - size) // _WORD + 1, 0), count)[: 1 + (count > 1)],
+        dtype=dtype,
+        buffer=words,
+        offset=min(skipped, words.nbytes),
+        strides=(_WORD, dtype.itemsize)[: 1 + (count > 1)],
+    )
 
 
 def drain(ring: Ring, *, seconds: float, latency_s: float = 0.1) -> Iterator[Batch]:
