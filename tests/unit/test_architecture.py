@@ -68,3 +68,13 @@ def test_a_module_imports_only_from_its_floor_or_below(path: Path) -> None:
 def test_one_place_imports_bcc() -> None:
     importers = [p for p in ROOT.rglob("*.py") if any(n.split(".")[0] == "bcc" for n in _imports(p))]
     assert [p.name for p in importers] == ["_bcc_worker.py"]
+
+
+def test_each_room_stands_in_the_document_with_its_floor() -> None:
+    text = (ROOT.parent / "docs/architecture.md").read_text()
+    for floor, names in FLOORS.items():
+        rows = [row for row in text.splitlines() if row.startswith(f"| {floor} |")]
+        for name in names:
+            assert any(f"`{name}`" in row for row in rows), (
+                f"{name} is not on floor {floor} of docs/architecture.md"
+            )
