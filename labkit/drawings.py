@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from labkit import text
-from labkit.plots import BLUE, GREEN, GREY, ORANGE
+from labkit.plots import BLUE, GREEN, GREY, ORANGE, VERMILION
 
-__all__ = ["Box", "hooks_of_execve", "route_of_a_program"]
+__all__ = ["Box", "hooks_of_execve", "route_of_a_program", "task_states"]
 
 _INK = "#222222"
 
@@ -165,4 +165,30 @@ def hooks_of_execve(usable: Mapping[str, bool]) -> Axes:
             ax, Box(x, 2.85, kind.replace("_", " "), small, colour, width=1.82, height=0.95, dashed=not there)
         )
         _arrow(ax, (x, 2.37), (to, 1.45), colour=colour)
+    return ax
+
+
+def task_states() -> Axes:
+    """One task over time: sleeping, waiting, running, and the tracepoint at each change."""
+    ax = _canvas(10, 2.6, "One task, seen from the run queue")
+    ends = (1.2, 2.9, 5.0, 6.9, 8.8, 10.0)
+    states = ("sleeps", "waits", "runs", "waits", "runs", "sleeps")
+    colours = {"sleeps": GREY, "waits": VERMILION, "runs": GREEN}
+    events = (
+        "sched_wakeup",
+        "sched_switch\nas next",
+        "sched_switch\nas prev, runnable",
+        "sched_switch\nas next",
+        "sched_switch\nas prev, asleep",
+    )
+    for start, end, state in zip((0.0, *ends), ends, states, strict=False):
+        ax.barh(0.8, end - start, left=start, height=0.7, color=colours[state], edgecolor="white")
+        ax.text(
+            (start + end) / 2, 0.8, state, ha="center", va="center", color="white", weight="bold", fontsize=9
+        )
+    for at, event in zip(ends, events, strict=False):
+        ax.plot([at, at], [1.15, 1.5], color=_INK, linewidth=1)
+        ax.text(at, 1.55, event, ha="center", va="bottom", fontsize=7.5, color=_INK)
+    _arrow(ax, (0, 0.25), (10, 0.25))
+    ax.text(10, 0.0, "time", ha="right", va="center", fontsize=8, color=_INK)
     return ax
