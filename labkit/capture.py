@@ -166,12 +166,23 @@ class Recorder:
         self._save()
 
     def reading(self, label: str, value: Any) -> None:
-        """Note any other reading: a frame, or anything JSON holds."""
+        """Note any other reading: a frame, frames by name, or anything JSON holds."""
         if isinstance(value, pd.DataFrame):
             self.data["readings"][label] = {"frame": self.frame(("reading", label), value)}
+        elif _are_frames(value):
+            files = {name: self.frame(("reading", label, name), frame) for name, frame in value.items()}
+            self.data["readings"][label] = {"frames": files}
         else:
             self.data["readings"][label] = {"value": value}
         self._save()
+
+
+def _are_frames(value: object) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(frame, pd.DataFrame) for frame in value.values())
+    )
 
 
 def _plain(value: Any) -> Any:
@@ -229,6 +240,8 @@ class Capture:
     def reading(self, label: str) -> Any:
         """Any other reading."""
         found = self._get("readings", label)
+        if "frames" in found:
+            return {name: self.frame(file) for name, file in found["frames"].items()}
         return self.frame(found["frame"]) if "frame" in found else found["value"]
 
     def _get(self, kind: str, label: str) -> dict[str, Any]:

@@ -86,7 +86,7 @@ class Chapter:
         return truth
 
     def read(self, label: str, take: Callable[[], Any]) -> Any:
-        """Take any other reading (a frame, or what JSON holds), or return the recorded one."""
+        """Take any other reading (a frame, frames by name, or what JSON holds), or return the recorded one."""
         if self._capture is not None:
             return self._capture.reading(label)
         value = take()

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from labkit import session as chapters
-from labkit.capture import Capture, masked
+from labkit.capture import Capture, Recorder, masked
 from labkit.errors import CaptureMismatch, MissingCapture, ParameterError, UnsupportedKernel
 from labkit.kernel import probe
 from labkit.paths import captures_dir, notebooks_dir
@@ -133,3 +133,15 @@ def test_live_is_refused_with_the_reason_where_it_is_impossible(
 def test_a_mode_that_is_none_is_refused() -> None:
     with pytest.raises(ParameterError):
         chapters.chapter("06_run_queue_latency", mode="maybe")
+
+
+def test_frames_by_name_come_back_by_name_also_those_without_rows(tmp_path: Path) -> None:
+    frames = {
+        "woken": pd.DataFrame({"pid": pd.Series([7, 8], dtype="uint32")}),
+        "switched": pd.DataFrame({"pid": pd.Series([], dtype="uint32")}),
+    }
+    Recorder(tmp_path / "capture", "capture").reading("events", frames)
+    again = Capture(tmp_path / "capture").reading("events")
+    assert list(again) == list(frames)
+    for name, frame in frames.items():
+        pd.testing.assert_frame_equal(again[name], frame)
