@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -317,9 +317,19 @@ class Recording:
         return self.folder / self.ring / kind / _PART.format(number)
 
     def __iter__(self) -> Iterator[Group]:
+        return self.select(dict.fromkeys(self.kinds))
+
+    def select(self, columns: Mapping[str, Sequence[str] | None]) -> Iterator[Group]:
+        """The groups, with only those kinds and columns read (None: all columns).
+
+        :raises MissingCapture: if there is no such kind.
+        """
+        for kind in columns:
+            self._check(kind)
         for number in range(self.groups):
             run = max(i for i, r in enumerate(self.runs) if r.first_group <= number)
-            yield Group({kind: _from_parquet(self._part(kind, number)) for kind in self.kinds}, run)
+            tables = {kind: _from_parquet(self._part(kind, number), names) for kind, names in columns.items()}
+            yield Group(tables, run)
 
     def __len__(self) -> int:
         """Events in whole groups, from the files' own counts."""
@@ -328,10 +338,15 @@ class Recording:
 
     def frame(self, kind: str) -> pd.DataFrame:
         """All events of a kind as one DataFrame; memory is that of the result and of one group."""
-        if kind not in self.kinds:
-            raise MissingCapture(f"no events of kind {kind!r}", why=f"it has: {', '.join(self.kinds)}")
+        self._check(kind)
         tables = [_from_parquet(self._part(kind, number)) for number in range(self.groups)]
         return (pa.concat_tables(tables) if tables else pa.table({})).to_pandas(self_destruct=True)
+
+    def _check(self, kind: str) -> None:
+        if kind not in self.kinds:
+            raise MissingCapture(
+                f"{self.folder} has no events of kind {kind!r}", why=f"it has: {', '.join(self.kinds)}"
+            )
 
     @property
     def ledger(self) -> Ledger:
@@ -373,9 +388,9 @@ def _run(label: str, load: Mapping[str, Any]) -> Run:
     return Run(label, load["hash"], about["began"], about["first_group"], about.get("received"), ledger)
 
 
-def _from_parquet(path: Path) -> pa.Table:
+def _from_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     try:
-        return pq.read_table(path, partitioning=None)
+        return pq.ParquetFile(path).read(columns=None if columns is None else list(columns))
     except (OSError, pa.ArrowInvalid) as error:
         raise CaptureMismatch(f"{path} is damaged", why=str(error), remedy="record it again") from error
 
