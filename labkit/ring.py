@@ -328,8 +328,11 @@ class Ring:
             where = starts
         columns = {}
         for column in kind.layout.columns:
-            values = _at_each_word(words, column.offset, column.dtype, column.count)[where]
-            columns[column.name] = np.ascontiguousarray(values)
+            values = _at_each_word(words, column.offset, column.dtype, column.count)
+            # Always a copy, also where a view would be contiguous already (one event): the kernel writes on there.
+            columns[column.name] = (
+                np.array(values[where], order="C") if where is not starts else values[where]
+            )
         return Batch(kind, columns)
 
 
