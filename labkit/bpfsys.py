@@ -28,16 +28,19 @@ __all__ = [
     "loaded_programs",
     "map_create",
     "map_delete",
+    "map_delete_batch",
     "map_lookup",
     "map_lookup_batch",
     "map_next_key",
     "map_update",
+    "map_update_batch",
     "open_perf_kprobe",
     "open_perf_tracepoint",
     "possible_cpus",
     "prog_info",
     "prog_load",
     "raw_tracepoint_open",
+    "wait_for_programs",
 ]
 
 #: The smallest program: mov64 r0, 0; exit. For asking the kernel what it lets in.
@@ -62,6 +65,7 @@ class MapType(IntEnum):
     STACK_TRACE = 7
     LRU_HASH = 9
     LRU_PERCPU_HASH = 10
+    ARRAY_OF_MAPS = 12
     RINGBUF = 27
 
 
@@ -94,6 +98,8 @@ class _Cmd(IntEnum):
     OBJ_GET_INFO_BY_FD = 15
     RAW_TRACEPOINT_OPEN = 17
     MAP_LOOKUP_BATCH = 24
+    MAP_UPDATE_BATCH = 26
+    MAP_DELETE_BATCH = 27
     ENABLE_STATS = 32
 
 
@@ -125,10 +131,19 @@ def _name(text: str) -> bytes:
 
 
 def map_create(
-    kind: int, key_size: int, value_size: int, max_entries: int, *, flags: int = 0, name: str = ""
+    kind: int,
+    key_size: int,
+    value_size: int,
+    max_entries: int,
+    *,
+    flags: int = 0,
+    inner_fd: int = 0,
+    name: str = "",
 ) -> int:
-    """Create a map; returns its file descriptor."""
-    attr = struct.pack("=IIIIIII16s", kind, key_size, value_size, max_entries, flags, 0, 0, _name(name))
+    """Create a map; returns its file descriptor. ``inner_fd``: for a map of maps, one like those it will hold."""
+    attr = struct.pack(
+        "=IIIIIII16s", kind, key_size, value_size, max_entries, flags, inner_fd, 0, _name(name)
+    )
     return bpf(_Cmd.MAP_CREATE, attr)[0]
 
 
@@ -172,6 +187,43 @@ def map_next_key(fd: int, key: np.ndarray | None, following: np.ndarray) -> bool
             return False
         raise
     return True
+
+
+def _batch(cmd: int, fd: int, keys: np.ndarray, values: np.ndarray | None, count: int) -> None:
+    attr = struct.pack(
+        "=QQQQIIQQ", 0, 0, _address(keys), 0 if values is None else _address(values), count, fd, 0, 0
+    )
+    bpf(cmd, attr)
+
+
+def map_update_batch(fd: int, keys: np.ndarray, values: np.ndarray, count: int) -> None:
+    """Write ``count`` entries (5.6 and later for hashes, 5.13 for per-CPU arrays)."""
+    _batch(_Cmd.MAP_UPDATE_BATCH, fd, keys, values, count)
+
+
+def map_delete_batch(fd: int, keys: np.ndarray, count: int) -> None:
+    """Delete ``count`` entries (hashes, 5.6 and later).
+
+    :raises OSError: ENOENT at the first key that is not there; those before it are deleted.
+    """
+    _batch(_Cmd.MAP_DELETE_BATCH, fd, keys, None, count)
+
+
+def wait_for_programs() -> None:
+    """Return when every BPF program that was running has ended, so that none acts on what a map held before.
+
+    The kernel promises that to whoever changes a map of maps (``maybe_wait_bpf_programs``, commit 1ae80cf31938, 4.20).
+    Sleepable programs are not waited for; labkit loads none.
+    """
+    inner = map_create(MapType.ARRAY, 4, 4, 1, name="lk_wait_inner")
+    try:
+        outer = map_create(MapType.ARRAY_OF_MAPS, 4, 4, 1, inner_fd=inner, name="lk_wait")
+        try:
+            map_update(outer, np.zeros(1, np.uint32), np.array([inner], np.uint32))
+        finally:
+            os.close(outer)
+    finally:
+        os.close(inner)
 
 
 def map_lookup_batch(

@@ -27,6 +27,8 @@ _PER_CPU = {MapType.PERCPU_HASH, MapType.PERCPU_ARRAY, MapType.LRU_PERCPU_HASH}
 _ARRAYS = {MapType.ARRAY, MapType.PERCPU_ARRAY}
 _READABLE = _PER_CPU | _ARRAYS | {MapType.HASH, MapType.LRU_HASH}
 _CHUNK_BYTES = 64 << 20
+_UNSUPPORTED = {errno.EINVAL, 524}  # 524 is ENOTSUPP, which user space has no name for
+_MOST_ROUNDS = 20
 
 
 @dataclass
@@ -86,7 +88,7 @@ class Map:
             try:
                 return self._read_batches(cpus, stride)
             except OSError as error:
-                if error.errno not in (errno.EINVAL, errno.ENOTSUPP if hasattr(errno, "ENOTSUPP") else 524):
+                if error.errno not in _UNSUPPORTED:
                     raise MapError(f"map {d.name} cannot be read", why=str(error)) from error
                 self._batch = False  # before 5.6 (hashes) or 5.13 (per-CPU arrays)
         return self._read_one_by_one(cpus, stride)
@@ -129,18 +131,51 @@ class Map:
         return np.stack(keys), np.stack(values)
 
     def _keys(self) -> Iterator[np.ndarray]:
-        """Keys in the kernel's order; if the one we stand on is deleted the kernel starts over, so repeats end it."""
-        d, seen = self.definition, set()
+        """Each key once, in the kernel's order. If the one we stand on is deleted the kernel starts over.
+
+        :raises MapError: if that happens so often that the end does not come.
+        """
+        d, seen = self.definition, set[bytes]()
         key: np.ndarray | None = None
         following = np.zeros(d.key_size, np.uint8)
-        while bpfsys.map_next_key(self.fd, key, following):
-            key = following.copy()
-            if key.tobytes() in seen:
-                continue
-            seen.add(key.tobytes())
-            yield key
-            if len(seen) > d.max_entries:
+        for _ in range(_MOST_ROUNDS * (d.max_entries + 1)):
+            if not bpfsys.map_next_key(self.fd, key, following):
                 return
+            key = following.copy()
+            if key.tobytes() not in seen:
+                seen.add(key.tobytes())
+                yield key
+        raise MapError(
+            f"map {d.name} changes faster than it can be read entry by entry",
+            remedy="stop the program first (prog.stop()), or use a kernel with batch look-up (5.6 and later)",
+        )
+
+    def clear(self) -> None:
+        """Empty the map: delete what is in it, or set an array to zero. Exact only while nobody writes to it.
+
+        :raises MapError: if the map is closed or of a kind that cannot be emptied.
+        """
+        keys, values = self.raw()
+        array = self.definition.kind in _ARRAYS
+        values[:] = 0
+        try:
+            if not self._batch:
+                self._clear_one_by_one(keys, values)
+            elif array:
+                bpfsys.map_update_batch(self.fd, keys, values, len(keys))
+            elif len(keys):
+                bpfsys.map_delete_batch(self.fd, keys, len(keys))
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise MapError(f"map {self.definition.name} cannot be emptied", why=str(error)) from error
+            self._clear_one_by_one(keys, values)
+
+    def _clear_one_by_one(self, keys: np.ndarray, values: np.ndarray) -> None:
+        for key, value in zip(keys, values, strict=True):
+            if self.definition.kind in _ARRAYS:
+                bpfsys.map_update(self.fd, key, value)
+            else:
+                bpfsys.map_delete(self.fd, key)
 
     def layouts(self) -> tuple[Layout, Layout]:
         """Columns of key and value, from the C types."""

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 import pandas as pd
 
 from labkit import bpfsys
@@ -40,7 +41,7 @@ from labkit.ledger import Ledger
 from labkit.maps import Map
 from labkit.paths import bpf_dir
 from labkit.ring import EventType, Ring
-from labkit.spec import Hook, LedgerSpec, MapSpec, ProgramSpec, parse, read
+from labkit.spec import Hook, LedgerSpec, ProgramSpec, parse, read
 
 __all__ = ["Program", "load", "program_hash", "stale_programs"]
 
@@ -136,14 +137,48 @@ class Program:
         return frame.astype("str")
 
     def frame(self, name: str, *, per_cpu: bool = False, explode: str | None = None) -> pd.DataFrame:
-        """A map as a DataFrame; see :meth:`labkit.maps.Map.frame`.
+        """A map as a DataFrame; see :meth:`labkit.maps.Map.frame`. Of a map that swaps, what came since the last swap.
 
         :raises MapError: if the program has no such map, or it is closed.
         """
         if name not in self.maps:
             known = [key for key, table in self.maps.items() if not table.spec.internal]
             raise MapError(f"program {self.spec.name} has no map {name!r}", why=f"it has: {', '.join(known)}")
-        return self.maps[name].frame(per_cpu=per_cpu, explode=explode)
+        table = self._pair(name)[self._turn(name)] if self.maps[name].spec.swaps else self.maps[name]
+        return table.frame(per_cpu=per_cpu, explode=explode)
+
+    def swap(self, name: str, *, per_cpu: bool = False, explode: str | None = None) -> pd.DataFrame:
+        """What a map holds, which is empty from then on: each update is in exactly one such snapshot.
+
+        The program writes to one of two maps. It is told to write to the other, programs that still run are waited for
+        (some 10 ms), and then the first one, which nobody writes to any more, is read and emptied.
+
+        :returns: as :meth:`frame`.
+        :raises MapError: if the program does not keep the map twice (``swaps: true`` in its header comment).
+        """
+        if name not in self.maps or not self.maps[name].spec.swaps:
+            pairs = [key for key, table in self.spec.maps.items() if table.swaps]
+            raise MapError(
+                f"map {name} of {self.spec.name} cannot be swapped",
+                why=f"maps kept twice: {', '.join(pairs) or 'none'}",
+            )
+        turn = self._turn(name)
+        other = np.array([1 - turn], np.uint32)
+        bpfsys.map_update(self.maps[f"{name}_turn"].fd, np.zeros(1, np.uint32), other)
+        bpfsys.wait_for_programs()
+        quiet = self._pair(name)[turn]
+        found = quiet.frame(per_cpu=per_cpu, explode=explode)
+        quiet.clear()
+        return found
+
+    def _pair(self, name: str) -> tuple[Map, Map]:
+        return self.maps[name], self.maps[f"{name}_twin"]
+
+    def _turn(self, name: str) -> int:
+        """Which of the two is written to."""
+        turn = np.zeros(1, np.uint32)
+        bpfsys.map_lookup(self.maps[f"{name}_turn"].fd, np.zeros(1, np.uint32), turn)
+        return int(turn[0])
 
     def ring(self, name: str) -> Ring:
         """A ring buffer for reading (:class:`labkit.ring.Ring`). One per ring buffer: its consumer position is shared.
@@ -283,7 +318,7 @@ class Program:
         for definition in artifact.maps:
             if definition.name in self.spec.event_types:
                 continue
-            table = Map(definition, self.spec.maps.get(definition.name, MapSpec(holds="", internal=True)))
+            table = Map(definition, self.spec.map_spec(definition.name))
             try:
                 table.create()
             except OSError as error:

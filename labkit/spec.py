@@ -24,7 +24,7 @@ import difflib
 import platform
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,8 @@ class MapSpec:
     :param arrays: member -> the same, for array members of a value.
     :param ring: for a ring buffer: ``{"types": {"woken": 1, "switched": 2}, "tag": "kind"}``, the kinds of event by
         name with the value of the tag member that marks each. A map of that name describes the kind; it is not made.
+    :param swaps: the program keeps it twice, as NAME and NAME_twin, and writes to the one that NAME_turn[0] names, so
+        that :meth:`labkit.program.Program.swap` can take a snapshot and start anew without losing an update.
     :param combine: member -> ``sum`` (the default for numbers), ``max``, ``min`` or ``last``: how per-CPU values join.
     """
 
@@ -107,6 +109,7 @@ class MapSpec:
     arrays: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     combine: Mapping[str, str] = field(default_factory=dict)
     ring: Mapping[str, Any] = field(default_factory=dict)
+    swaps: bool = False
     internal: bool = False
 
 
@@ -144,6 +147,13 @@ class ProgramSpec:
     def event_types(self) -> frozenset[str]:
         """Names of maps that only describe a kind of event."""
         return frozenset(kind for table in self.maps.values() for kind in table.ring.get("types", {}))
+
+    def map_spec(self, name: str) -> MapSpec:
+        """What is said of a map; a twin is like the other, and a map of which nothing is said is internal."""
+        pair = self.maps.get(name.removesuffix("_twin"))
+        if name.endswith("_twin") and pair is not None and pair.swaps:
+            return replace(pair, internal=True)
+        return self.maps.get(name, MapSpec(holds="", internal=True))
 
     def constants(self, given: Mapping[str, object]) -> dict[str, int]:
         """All parameters with the given values checked and put in.
