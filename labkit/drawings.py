@@ -16,7 +16,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from labkit import text
 from labkit.plots import BLUE, GREEN, GREY, ORANGE, VERMILION
 
-__all__ = ["Box", "hooks_of_execve", "route_of_a_program", "task_states"]
+__all__ = ["Box", "hooks_of_execve", "ring_buffer", "route_of_a_program", "task_states"]
 
 _INK = "#222222"
 
@@ -191,4 +191,39 @@ def task_states() -> Axes:
         ax.text(at, 1.55, event, ha="center", va="bottom", fontsize=7.5, color=_INK)
     _arrow(ax, (0, 0.25), (10, 0.25))
     ax.text(10, 0.0, "time", ha="right", va="center", fontsize=8, color=_INK)
+    return ax
+
+
+def ring_buffer() -> Axes:
+    """A BPF ring buffer: the pages that the kernel and a process share, and the records that lie in them."""
+    ax = _canvas(12.6, 5.6, "A ring buffer: above, the memory that both sides see; below, what lies in it")
+    _area(ax, (0.1, 3.55), 12.4, 1.95, "shared by the kernel and your process")
+    for box in (
+        Box(1.55, 4.35, "consumer position", "you write it", BLUE, width=2.6),
+        Box(4.35, 4.35, "producer position", "the kernel writes it", ORANGE, width=2.6),
+        Box(7.6, 4.35, "data", "a power of two of pages", GREEN, width=3.4),
+        Box(10.8, 4.35, "data, once more", "the same pages again", GREEN, width=2.8, dashed=True),
+    ):
+        _draw(ax, box)
+    for box in (
+        Box(1.15, 1.6, "free", "given back", GREY, width=1.9, dashed=True),
+        Box(3.2, 1.6, "woken", "8 + 16 bytes", GREEN, width=2.0),
+        Box(5.4, 1.6, "switched", "8 + 24 bytes", GREEN, width=2.2),
+        Box(7.55, 1.6, "discarded", "skipped by you", GREY, width=1.9),
+        Box(9.55, 1.6, "busy", "being written", VERMILION, width=1.9),
+        Box(11.5, 1.6, "free", "", GREY, width=1.8, dashed=True),
+    ):
+        _draw(ax, box)
+    for at, who, colour in (
+        (2.15, "you have read up to here", BLUE),
+        (10.55, "the kernel has reserved up to here", ORANGE),
+    ):
+        _arrow(ax, (at, 2.75), (at, 2.15), colour=colour)
+        ax.text(at, 2.85, who, ha="center" if at > 5 else "left", va="bottom", fontsize=8, color=colour)
+    ax.text(
+        8.6, 0.78, "you stop here until it is written", ha="left", va="center", fontsize=8, color=VERMILION
+    )
+    header = "each begins with 8 bytes: length (30 bits), discard (1), busy (1), its own page (32)"
+    ax.text(2.2, 0.3, header, ha="left", va="center", fontsize=8, color=_INK)
+    ax.plot([2.25, 2.25], [0.5, 1.05], color=_INK, linewidth=1)
     return ax

@@ -24,9 +24,11 @@ __all__ = [
     "VERMILION",
     "agreement",
     "bars",
+    "delivered_and_lost",
     "duration",
     "histogram",
     "histograms",
+    "parts",
 ]
 
 BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#7F7F7F"
@@ -221,4 +223,65 @@ def bars(
     ax.set_xlabel(unit)
     ax.grid(True, axis="x")
     ax.set_title(text.plain(title))
+    return ax
+
+
+def delivered_and_lost(course: pd.DataFrame, *, title: str, ax: Axes | None = None) -> Axes:
+    """Events delivered and lost so far, over time: what was produced is the upper edge.
+
+    :param course: columns ``ms``, ``delivered``, ``lost``, in the order of time.
+    """
+    ax = _axes(ax)
+    at = course["ms"].to_numpy(dtype=float)
+    delivered, lost = course["delivered"].to_numpy(dtype=float), course["lost"].to_numpy(dtype=float)
+    ax.fill_between(at, 0, delivered, color=BLUE, linewidth=0, label="delivered")
+    # Between two events that were kept nothing is known but how many are missing: a straight line says no more.
+    ax.fill_between(at, delivered, delivered + lost, color=VERMILION, alpha=0.35, linewidth=0, label="lost")
+    ax.plot(at, delivered + lost, color=VERMILION, linewidth=1)
+    ax.plot(
+        at, np.zeros(len(at)), "|", color="black", markersize=9, clip_on=False, label="an event that was kept"
+    )
+    ax.set(xlim=(float(at.min(initial=0)), float(at.max(initial=1))), ylim=(0, None))
+    ax.set_xlabel("time since the first event (ms)")
+    ax.set_ylabel("events so far")
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
+    ax.grid(True, axis="y")
+    ax.set_title(text.plain(title))
+    ax.legend(frameon=False, loc="upper left", fontsize=9)
+    return ax
+
+
+def parts(
+    frame: pd.DataFrame,
+    *,
+    title: str,
+    unit: str,
+    colours: Sequence[str] = (VERMILION, GREY, BLUE, GREEN),
+    ax: Axes | None = None,
+) -> Axes:
+    """Horizontal bars made of parts that add up, with the total and the share of the first part written beside each.
+
+    :param frame: one row per bar (the index is its name), one column per part.
+    """
+    ax = _axes(ax, height=1.2 + 0.5 * max(len(frame), 1))
+    at, left = np.arange(len(frame)), np.zeros(len(frame))
+    for name, colour in zip(frame.columns, colours, strict=False):
+        widths = frame[name].to_numpy(dtype=float)
+        ax.barh(at, widths, left=left, height=0.6, color=colour, label=text.plain(str(name)))
+        left += widths
+    first = frame.iloc[:, 0].to_numpy(dtype=float)
+    widest = max(float(left.max(initial=0)), 1e-9)
+    for y, (part, total) in enumerate(zip(first, left, strict=True)):
+        share = f" ({part / total:.0%} {text.plain(str(frame.columns[0]))})" if total else ""
+        ax.text(total + widest * 0.01, y, f"{total:,.0f}{share}", va="center", fontsize=9)
+    ax.set_yticks(at, [text.plain(str(name)) for name in frame.index])
+    ax.invert_yaxis()
+    ax.set_xlim(0, widest * 1.35)
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
+    ax.set_xlabel(unit)
+    ax.grid(True, axis="x")
+    ax.set_title(text.plain(title), pad=24)
+    ax.legend(
+        frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.1, fontsize=9
+    )
     return ax
