@@ -19,6 +19,7 @@ orders everything before it against everything after it. Positions are aligned 8
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import threading
@@ -262,8 +263,10 @@ class Ring:
     def close(self) -> None:
         """Let go of the memory. Arrays handed out before stay valid: they are copies."""
         del self._consumer, self._producer, self._words
-        self._consumer_page.close()
-        self._shared.close()
+        for memory in (self._consumer_page, self._shared):
+            # While an error is on its way, its traceback still looks into the memory; it goes with the last view.
+            with contextlib.suppress(BufferError):
+                memory.close()
 
     @property
     def backlog_bytes(self) -> int:

@@ -37,3 +37,11 @@ def test_events_stay_what_they_were_when_the_ring_is_written_over(fd: int, numbe
     os.pwrite(fd, bytes(SIZE), 2 * mmap.PAGESIZE)
     assert values.tolist() == numbers
     ring.close()  # which the memory refuses while somebody looks into it
+
+
+def test_a_ring_closes_while_an_error_still_looks_into_its_memory(fd: int) -> None:
+    produce(fd, [7])
+    ring = Ring(fd, SIZE, [KIND])
+    seen = memoryview(ring._words)  # as the frames of a traceback do
+    ring.close()
+    seen.release()
