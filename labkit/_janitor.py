@@ -32,14 +32,20 @@ def kill(pid: str, start: str) -> None:
 
 
 def remove_cgroup(path: str) -> bool:
-    """Kill what is in a cgroup and below, and remove it, inner ones first. True if it is gone."""
+    """Kill what is in a cgroup and below, and remove it, inner ones first. True if it is gone.
+
+    A process of another pid namespace reads as 0, which to kill(2) is our own process group: such a cgroup is left alone.
+    """
     for _ in range(100):
         folders = [folder for folder, _, _ in os.walk(path, topdown=False)]
         if not folders:
             return True
         for folder in folders:
             with contextlib.suppress(OSError), open(os.path.join(folder, "cgroup.procs")) as file:
-                for pid in file.read().split():
+                pids = file.read().split()
+                if "0" in pids:
+                    return False
+                for pid in pids:
                     os.kill(int(pid), signal.SIGKILL)
             with contextlib.suppress(OSError):
                 os.rmdir(folder)
