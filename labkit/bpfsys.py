@@ -24,6 +24,7 @@ __all__ = [
     "ProgInfo",
     "ProgType",
     "bpf",
+    "cpu_list",
     "enable_stats",
     "loaded_programs",
     "map_create",
@@ -36,6 +37,7 @@ __all__ = [
     "map_update_batch",
     "open_perf_kprobe",
     "open_perf_tracepoint",
+    "possible_cpu_list",
     "possible_cpus",
     "prog_info",
     "prog_load",
@@ -409,7 +411,25 @@ def open_perf_kprobe(pmu_type: int, function: str, prog_fd: int) -> int:
     return _perf_open(_perf_attr(pmu_type, 0, ctypes.addressof(text)), prog_fd)
 
 
-def possible_cpus() -> int:
-    """How many values a per-CPU map holds for each key: all *possible* CPUs, not only those online."""
+def cpu_list(text: str) -> list[int]:
+    """CPU numbers of a list in the kernel's form.
+
+    >>> cpu_list("0-2,8")
+    [0, 1, 2, 8]
+    """
+    cpus: list[int] = []
+    for part in text.strip().split(","):
+        first, _, last = part.partition("-")
+        cpus += range(int(first), int(last or first) + 1)
+    return cpus
+
+
+def possible_cpu_list() -> list[int]:
+    """Numbers of all *possible* CPUs, which may have gaps: a per-CPU map holds one value for each, online or not."""
     with open("/sys/devices/system/cpu/possible") as file:
-        return max(int(part.split("-")[-1]) for part in file.read().strip().split(",")) + 1
+        return cpu_list(file.read())
+
+
+def possible_cpus() -> int:
+    """How many values a per-CPU map holds for each key."""
+    return len(possible_cpu_list())

@@ -27,6 +27,8 @@ _PER_CPU = {MapType.PERCPU_HASH, MapType.PERCPU_ARRAY, MapType.LRU_PERCPU_HASH}
 _ARRAYS = {MapType.ARRAY, MapType.PERCPU_ARRAY}
 _READABLE = _PER_CPU | _ARRAYS | {MapType.HASH, MapType.LRU_HASH}
 _CHUNK_BYTES = 64 << 20
+#: What per-CPU numbers are summed in, so that the sum of 32-bit counters does not wrap.
+_WIDE = {"u": np.uint64, "i": np.int64, "f": np.float64}
 _UNSUPPORTED = {errno.EINVAL, 524}  # 524 is ENOTSUPP, which user space has no name for
 _MOST_ROUNDS = 20
 
@@ -189,7 +191,7 @@ class Map:
         """The map as a DataFrame.
 
         :param per_cpu: one row per entry and possible CPU, with a column ``cpu`` (int64); otherwise per-CPU values are
-            joined (numbers summed unless the program's ``combine:`` says otherwise).
+            joined (numbers summed, in 64 bits, unless the program's ``combine:`` says otherwise).
         :param explode: name of a histogram member of the value: one row per entry and bucket.
         :returns: the key's columns, then the value's, with dtypes from the C types. A map that the program declares a
             histogram gives ``lo``, ``hi``, ``unit``, ``count`` instead. No entries: no rows, the same dtypes.
@@ -212,13 +214,11 @@ class Map:
 
     def _join(self, column: Column, values: np.ndarray) -> np.ndarray:
         """(n, cpus, ...) -> (n, ...)."""
-        if values.shape[1] == 1:
+        if not self.per_cpu:
             return values[:, 0]
         how = self.spec.combine.get(column.name, "last" if column.text else "sum")
         if how == "sum":
-            joined: np.ndarray = values.sum(
-                axis=1, dtype=values.dtype if values.dtype.kind in "iuf" else None
-            )
+            joined: np.ndarray = values.sum(axis=1, dtype=_WIDE.get(values.dtype.kind))
         elif how == "max":
             joined = values.max(axis=1)
         elif how == "min":  # zero is "this CPU never set it"
@@ -236,8 +236,8 @@ class Map:
         if not per_cpu:
             return histogram.from_log2(counts[order].sum(axis=1), unit=unit)
         parts = [
-            histogram.from_log2(counts[order, cpu], unit=unit).assign(cpu=cpu)
-            for cpu in range(counts.shape[1])
+            histogram.from_log2(counts[order, place], unit=unit).assign(cpu=cpu)
+            for place, cpu in enumerate(bpfsys.possible_cpu_list())
         ]
         return pd.concat(parts, ignore_index=True)[["cpu", "lo", "hi", "unit", "count"]]
 
@@ -253,7 +253,7 @@ class Map:
         repeated = {name: np.repeat(values, cpus, axis=0) for name, values in columns.items()}
         flat = {name: values.reshape(rows * cpus, *values.shape[2:]) for name, values in data.items()}
         frame = _assemble(key_layout, repeated, value_layout, flat)
-        frame.insert(len(key_layout.columns), "cpu", np.tile(np.arange(cpus), rows))
+        frame.insert(len(key_layout.columns), "cpu", np.tile(np.array(bpfsys.possible_cpu_list()), rows))
         return frame
 
     def _explode(

@@ -82,6 +82,14 @@ def test_per_cpu_kinds_are_summed_or_spread(kind: MapType, batch: bool) -> None:
     table.close()
 
 
+def test_sums_of_small_counters_do_not_wrap() -> None:
+    table = _map(MapType.PERCPU_ARRAY, entries=1, value=('"unsigned int"', 4))
+    cpus = bpfsys.possible_cpus()
+    _put(table, 0, *[np.frombuffer(np.uint32(2**32 - 1).tobytes(), np.uint8)] * cpus)
+    assert table.frame()["value"].tolist() == [cpus * (2**32 - 1)]
+    table.close()
+
+
 @pytest.mark.parametrize("size", [1, 4, 12])
 def test_per_cpu_values_are_rounded_up_to_eight_bytes(size: int) -> None:
     desc = json.dumps(["v", [["a", "unsigned char", [size]]], "struct"])
