@@ -9,6 +9,7 @@ checked against the digest it was stored with.
 from __future__ import annotations
 
 import base64
+import contextlib
 import difflib
 import hashlib
 import json
@@ -133,14 +134,15 @@ def _from_cache(path: Path) -> Artifact | None:
 
 
 def _to_cache(path: Path, body: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"sha256": hashlib.sha256(body.encode()).hexdigest(), "artifact": body})
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         scratch.write_text(text)
         scratch.replace(path)
     except OSError:  # a full disk costs the next load a second, nothing else
-        scratch.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
 
 
 def compile_program(spec: ProgramSpec, hooks: Mapping[str, Hook], constants: Mapping[str, int]) -> Artifact:

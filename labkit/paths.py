@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from labkit.errors import LabkitError
+
 __all__ = ["bpf_dir", "cache_dir", "captures_dir", "lab_root", "notebooks_dir", "outcomes_dir"]
 
 
@@ -40,6 +42,8 @@ def cache_dir() -> Path:
 
     Otherwise ``$XDG_CACHE_HOME/labkit`` or ``~/.cache/labkit``. Made on first use, private to the user: what is
     in it is loaded into the kernel.
+
+    :raises LabkitError: if it cannot be made.
     """
     override = os.environ.get("LABKIT_CACHE")
     if override:
@@ -47,5 +51,12 @@ def cache_dir() -> Path:
     else:
         base = os.environ.get("XDG_CACHE_HOME")
         path = (Path(base) if base else Path.home() / ".cache") / "labkit"
-    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise LabkitError(
+            f"the cache folder {path} cannot be made",
+            why=error.strerror or str(error),
+            remedy="set LABKIT_CACHE to a folder that can be written",
+        ) from error
     return path

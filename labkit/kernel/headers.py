@@ -165,8 +165,8 @@ def merged_tree(source: HeaderSource | None = None) -> Path:
     target = cache_dir() / "headers" / hashlib.sha256(stamp.encode()).hexdigest()[:16]
     if target.is_dir():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".making-", dir=target.parent))
         try:
             _fill(source, scratch)

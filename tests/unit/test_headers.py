@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from labkit.errors import MissingHeaders
+from labkit.errors import LabkitError, MissingHeaders
 from labkit.kernel import headers
+from labkit.paths import cache_dir
 
 ARCH = {"x86_64": "x86", "aarch64": "arm64"}[platform.machine()]
 
@@ -125,5 +126,14 @@ def test_a_cache_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None
     cache = tmp_path / "cache"
     cache.mkdir()
     (cache / "headers").write_text("a file where a folder should be")
-    with pytest.raises((MissingHeaders, FileExistsError, NotADirectoryError)):
+    with pytest.raises(MissingHeaders, match="cannot be written"):
         headers.merged_tree(source)
+
+
+def test_a_cache_folder_that_cannot_be_made_is_a_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LABKIT_CACHE", str(tmp_path / "file/cache"))
+    with pytest.raises(LabkitError, match="LABKIT_CACHE"):
+        cache_dir()
