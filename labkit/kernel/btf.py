@@ -93,6 +93,8 @@ class BTF:
         while position < end:
             name, info, size = unpack(data, position)
             kind, vlen = (info >> 24) & 0x1F, info & 0xFFFF
+            if kind > _ENUM64:  # of unknown length: what follows would be read at wrong places
+                raise struct.error(f"a record of kind {kind}, which is newer than this labkit")
             if name and kind in (_STRUCT, _UNION, _TYPEDEF, _FUNC, _INT, _ENUM, _ENUM64):
                 named.setdefault((kind, name), len(records))
             records.append((position, info, size, name))
@@ -279,7 +281,7 @@ def kernel() -> BTF:
         raise MissingBTF(
             f"no BTF at {path}",
             why=error.strerror or str(error),
-            remedy="use a kernel built with CONFIG_DEBUG_INFO_BTF=y (Debian 11, Ubuntu 20.10 and later have it); "
+            remedy="use a kernel built with CONFIG_DEBUG_INFO_BTF=y (Debian 12, Ubuntu 22.04 and later have it); "
             "or go on in replay: --mode replay",
         ) from error
 

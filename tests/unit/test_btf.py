@@ -123,3 +123,10 @@ def test_no_btf_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.setenv("LABKIT_BTF", str(tmp_path / "vmlinux"))
     with pytest.raises(MissingBTF, match="replay"):
         btf.kernel()
+
+
+def test_a_kind_of_record_that_is_not_known_is_refused_instead_of_guessed_over() -> None:
+    blob = Blob()
+    blob.add(20, "newer", 0, struct.pack("=I", 0))
+    with pytest.raises(MissingBTF, match="kind 20"):
+        btf.BTF(blob.bytes())
