@@ -28,7 +28,8 @@ def compare(waits: pd.DataFrame, tasks: pd.DataFrame) -> pd.DataFrame:
     :returns: one row per task: ``role`` (str), ``pid``, ``waits``, ``timeslices`` (int64), ``wait_ns``, ``run_delay_ns``,
         ``preempted_wait_ns``, ``run_ns``, ``residual_ns``, ``allowed_ns`` (int64), ``residual_share``, ``ns_per_wait``
         (float64) and ``verdict`` (str): ``agrees``; ``differs``; or ``below what can be verified``, where the allowance is
-        more than half of the oracle, so that agreement would prove nothing; there only the number of waits can be checked.
+        more than half of the oracle (or the oracle is 0), so that agreement would prove nothing; there only the number of
+        waits can be checked.
     """
     merged = tasks.merge(waits, on="pid", how="left", suffixes=("", "_program"))
     counts = ["waits", "wait_ns", "preempted_wait_ns"]
@@ -37,7 +38,7 @@ def compare(waits: pd.DataFrame, tasks: pd.DataFrame) -> pd.DataFrame:
     residual = merged["wait_ns"].to_numpy(dtype=float) - oracle
     allowed = np.maximum(SHARE * oracle, CLOCK_NS_PER_EVENT * merged["waits"].to_numpy(dtype=float))
     verdict = np.where(
-        allowed > oracle / 2,
+        (allowed > oracle / 2) | (oracle == 0),
         "below what can be verified",
         np.where(np.abs(residual) <= allowed, "agrees", "differs"),
     )

@@ -34,3 +34,7 @@ def test_a_task_that_the_program_did_not_see_has_no_waits() -> None:
     seen = pd.DataFrame({"pid": [8], "waits": [1], "wait_ns": [1], "preempted_wait_ns": [0]})
     row = compare(seen, tasks).iloc[0]
     assert (row["waits"], row["verdict"]) == (0, "differs")
+
+
+def test_an_oracle_of_zero_proves_nothing() -> None:
+    assert _frames(0, 0, 0)["verdict"].item() == "below what can be verified"
