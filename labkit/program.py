@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import difflib
 import errno
 import hashlib
 import os
+import platform
 import re
 import struct
 from collections.abc import Mapping
@@ -500,13 +502,20 @@ def load(
     :raises UnknownProgram, SpecError, ParameterError: if the request is wrong.
     :raises MissingPrivilege, MissingBcc, MissingHeaders, MissingBTF, UnsupportedKernel: if the machine cannot do it.
     :raises CompileError, VerifierRejected: with the log and the line.
-    :raises HookNotFound: if none of a label's hooks exists, with the nearest names.
+    :raises HookNotFound: if none of a label's hooks exists, or there is no such label, with the nearest names.
     """
     if isinstance(program, str):
         spec = read(program) if source is None else parse(source, name=program, path=None)
     else:
         spec = program
     constants = spec.constants(params)
+    _check_labels(spec, hooks or {})
+    if platform.system() != "Linux":
+        raise UnsupportedKernel(
+            "eBPF is part of the Linux kernel",
+            why=f"this is {platform.system()}",
+            remedy="go on in replay (--mode replay)",
+        )
     if not privilege().can_trace:
         raise _no_privilege(f"load {spec.name}")
     loaded = Program(spec, constants, label=label)
@@ -516,6 +525,17 @@ def load(
         loaded.close()
         raise
     return loaded
+
+
+def _check_labels(spec: ProgramSpec, preferred: Mapping[str, str]) -> None:
+    for label in preferred:
+        if label not in spec.hooks:
+            nearest = difflib.get_close_matches(label, list(spec.hooks), 1)
+            raise HookNotFound(
+                f"program {spec.name} hooks in at nothing called {label}",
+                why=f"it has: {', '.join(spec.hooks)}",
+                nearest=nearest,
+            )
 
 
 def stale_programs() -> list[bpfsys.ProgInfo]:

@@ -160,6 +160,9 @@ def test_an_unknown_hook_names_the_nearest() -> None:
 def test_insisting_on_a_hook_that_the_program_lacks_is_an_error() -> None:
     with pytest.raises(HookNotFound, match="it has"):
         load("runq_latency", hooks={"switch": "kprobe"})
+    with pytest.raises(HookNotFound, match="nothing called swich") as caught:
+        load("runq_latency", hooks={"swich": "raw_tracepoint"})
+    assert caught.value.nearest == ["switch"]
 
 
 def test_an_unknown_parameter_names_the_nearest() -> None:
