@@ -27,8 +27,9 @@ def first_finding(*, seconds: float, mode: str) -> int:
     """Measure, print the finding, and say what else this machine did meanwhile. Returns 0 if it can be trusted, else 1."""
     lab = chapter(CAPTURE, mode=mode)
     print(repr(lab))
+    how_long = f"for {seconds:g} s" if lab.mode == "live" else "as long as it was recorded"
     print(
-        f"\nA service (4 ms of work every 20 ms) shares a CPU with a spinning process for {seconds:g} s ...",
+        f"\nA service (4 ms of work every 20 ms) shares a CPU with a spinning process {how_long} ...",
         flush=True,
     )
     with lab.load("runq_latency", label="service_beside_hog") as prog:

@@ -152,7 +152,9 @@ def _privilege() -> Feature:
             "no",
             f"user id {held.uid}: {names}",
             "programs cannot be loaded",
-            "./task setup once (asks for sudo), then ./task as before; or run as root",
+            "./task setup once (asks for sudo), then ./task as before; or run as root"
+            if held.uid
+            else "this root has been stripped of them: in a container, add CAP_BPF and CAP_PERFMON, or run it privileged",
             required=True,
         )
     if not held.can_count_cost:
