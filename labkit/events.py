@@ -331,10 +331,11 @@ class Recording:
             tables = {kind: _from_parquet(self._part(kind, number), names) for kind, names in columns.items()}
             yield Group(tables, run)
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
         """Events in whole groups, from the files' own counts."""
         parts = (self._part(kind, number) for number in range(self.groups) for kind in self.kinds)
-        return sum(pq.read_metadata(part).num_rows for part in parts)
+        return sum(_opened(part).metadata.num_rows for part in parts)
 
     def frame(self, kind: str) -> pd.DataFrame:
         """All events of a kind as one DataFrame; memory is that of the result and of one group."""
@@ -373,7 +374,7 @@ class Recording:
 
     def describe(self) -> str:
         """A few lines for people."""
-        lines = [f"{len(self):,} events in {self.groups} groups, kinds: {', '.join(self.kinds)}"]
+        lines = [f"{self.count:,} events in {self.groups} groups, kinds: {', '.join(self.kinds)}"]
         for run in self.runs:
             state = (
                 run.ledger.describe() if run.ledger else "ended without a ledger: what it lost is not known"
@@ -388,11 +389,22 @@ def _run(label: str, load: Mapping[str, Any]) -> Run:
     return Run(label, load["hash"], about["began"], about["first_group"], about.get("received"), ledger)
 
 
+def _opened(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise _damaged(path, error) from error
+
+
 def _from_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     try:
-        return pq.ParquetFile(path).read(columns=None if columns is None else list(columns))
+        return _opened(path).read(columns=None if columns is None else list(columns))
     except (OSError, pa.ArrowInvalid) as error:
-        raise CaptureMismatch(f"{path} is damaged", why=str(error), remedy="record it again") from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> CaptureMismatch:
+    return CaptureMismatch(f"{path} is damaged", why=str(error), remedy="record it again")
 
 
 def read_events(folder: str | Path) -> Recording:

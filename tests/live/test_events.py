@@ -46,9 +46,9 @@ def test_a_recording_holds_every_event_that_was_delivered(tmp_path: Path) -> Non
     ledger = recording.ledger
     assert ledger.balanced
     assert ledger.mode == "replay"
-    assert ledger.delivered == len(recording) == recording.runs[0].received
+    assert ledger.delivered == recording.count == recording.runs[0].received
     assert recording.groups > 2
-    assert sum(len(group) for group in recording) == len(recording)
+    assert sum(len(group) for group in recording) == recording.count
     switched = recording.frame("switched")
     assert len(switched) + len(recording.frame("woken")) == ledger.delivered
     assert [str(t) for t in switched.dtypes] == [
@@ -82,7 +82,7 @@ def test_with_a_slow_writer_produced_is_delivered_plus_lost_exactly(
     ledger = recording.ledger
     assert ledger.losses["ring_full"] > 0
     assert ledger.balanced
-    assert ledger.delivered == len(recording)
+    assert ledger.delivered == recording.count
     lost = recording.frame("switched")["lost"]
     assert 0 < lost.max() <= ledger.losses["ring_full"]
 
@@ -144,7 +144,7 @@ def test_after_kill_9_all_whole_groups_are_readable_and_nobody_invents_a_ledger(
     recording = read_events(folder)
     whole = recording.groups
     assert whole >= 3
-    assert sum(len(group) for group in recording) == len(recording) >= 1500
+    assert sum(len(group) for group in recording) == recording.count >= 1500
     with pytest.raises(MissingLedger, match="ended without a ledger"):
         _ = recording.ledger
     assert "not known" in recording.describe()
@@ -177,7 +177,7 @@ def test_a_recording_of_another_program_is_not_gone_on_with(tmp_path: Path) -> N
             record_events(prog, "events", tmp_path, seconds=0.1, resume=True)
         again = record_events(prog, "events", tmp_path, seconds=0.1)  # not resumed: overwritten
     assert len(again.runs) == 1
-    assert again.ledger.delivered == len(again)
+    assert again.ledger.delivered == again.count
 
 
 def test_the_command_line_records_and_replays(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_the_command_line_records_and_replays(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     shown = runner.invoke(cli.main, ["replay", str(folder)])
     assert shown.exit_code == 0, shown.output
-    assert f"{len(read_events(folder)):,} events in 1 groups" in shown.output
+    assert f"{read_events(folder).count:,} events in 1 groups" in shown.output
     assert "ledger: events: seen" in shown.output
     refused = runner.invoke(cli.main, ["record", "hello", "--events", "-o", str(folder)])
     assert refused.exit_code == 2

@@ -85,7 +85,7 @@ def _soak(folder: Path, seconds: float, ring_pages: int) -> tuple[Recording, Led
 
 def _check(recording: Recording, ledger: Ledger, sizes: list[float]) -> None:
     assert ledger.balanced, ledger.describe()
-    assert ledger.delivered == len(recording) == sum(len(group) for group in recording)
+    assert ledger.delivered == recording.count == sum(len(group) for group in recording)
     assert recording.ledger.delivered == ledger.delivered
     warm = len(sizes) // 3
     assert max(sizes[warm:]) - max(sizes[:warm]) < 40, f"memory grows: {[round(s) for s in sizes]}"

@@ -170,13 +170,13 @@ def recordings(draw: st.DrawFn) -> list[Group]:
     return groups
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(recordings())
 def test_columns_and_loop_agree_on_any_events(groups: list[Group]) -> None:
     pd.testing.assert_frame_equal(task_waits(groups), one_by_one(groups), check_like=True)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 199), max_size=6), st.integers(0, 2**32 - 1))
 def test_where_groups_are_cut_changes_nothing(cuts: list[int], seed: int) -> None:
     """A consistent stream of two CPUs and ten tasks, cut anywhere."""
