@@ -239,7 +239,7 @@ def delivered_and_lost(course: pd.DataFrame, *, title: str, ax: Axes | None = No
     ax.fill_between(at, delivered, delivered + lost, color=VERMILION, alpha=0.35, linewidth=0, label="lost")
     ax.plot(at, delivered + lost, color=VERMILION, linewidth=1)
     ax.plot(
-        at, np.zeros(len(at)), "|", color="black", markersize=9, clip_on=False, label="an event that was kept"
+        at, np.zeros(len(at)), "|", color="black", markersize=9, clip_on=False, label="a switch that was kept"
     )
     ax.set(xlim=(float(at.min(initial=0)), float(at.max(initial=1))), ylim=(0, None))
     ax.set_xlabel("time since the first event (ms)")
