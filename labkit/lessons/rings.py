@@ -220,44 +220,53 @@ def watch(program: Program, seconds: float, *, woken: bool, every_s: float = 0.1
         ``own_switch_ins``, ``timeslices`` (the same from /proc/TID/schedstat), ``unseen`` (switches that ``ctxt`` in
         /proc/stat counted beyond those recorded), ``cpu_ms`` (of this thread).
     """
-    ring, me = program.ring(_RING), threading.get_native_id()
-    reads = switches = own = own_in = 0
+    ring, tally = program.ring(_RING), _Tally(threading.get_native_id())
     with select.epoll() as bell:
         bell.register(program.maps[_RING].fd, select.EPOLLIN)
-        start, before, ctxt = time.monotonic_ns(), _slices(me), oracles.context_switches()
-        cpu_ns = time.thread_time_ns()
-        end = start + int(seconds * 1e9)
-        going = True
-        while going:
-            left_s = max(end - time.monotonic_ns(), 0) / 1e9
+        start, slices, ctxt = time.monotonic_ns(), _slices(tally.tid), oracles.context_switches()
+        cpu_ns, end = time.thread_time_ns(), start + int(seconds * 1e9)
+        while (left_s := (end - time.monotonic_ns()) / 1e9) > 0:
             if woken:
                 bell.poll(left_s)
             else:
                 time.sleep(min(every_s, left_s))
-            going = time.monotonic_ns() < end
-            if not going:
-                ctxt = oracles.context_switches() - ctxt
-                after, end = _slices(me), time.monotonic_ns()
-                cpu_ns = time.thread_time_ns() - cpu_ns
-            for batch in ring.read():
-                if batch.kind.name != "switched":
-                    continue
-                at, to = batch.columns["time_ns"], batch.columns["next_pid"] == me
-                now = (at >= start) & (at <= end) if not going else at >= start
-                switches += int(np.count_nonzero(now))
-                own_in += int(np.count_nonzero(to & now))
-                own += int(np.count_nonzero((to | (batch.columns["prev_pid"] == me)) & now))
-            reads += 1
+            tally.add(ring.read(), since=start)
+        cpu_ns = time.thread_time_ns() - cpu_ns
+        ctxt, slices, end = (
+            oracles.context_switches() - ctxt,
+            _slices(tally.tid) - slices,
+            time.monotonic_ns(),
+        )
+    tally.add(ring.read(), since=start, until=end)
     return {
         "seconds": (end - start) / 1e9,
-        "reads": reads,
-        "switches": switches,
-        "own_switches": own,
-        "own_switch_ins": own_in,
-        "timeslices": after - before,
-        "unseen": max(ctxt - switches, 0),
+        "reads": tally.reads,
+        "switches": tally.switches,
+        "own_switches": tally.own,
+        "own_switch_ins": tally.own_in,
+        "timeslices": slices,
+        "unseen": max(ctxt - tally.switches, 0),
         "cpu_ms": cpu_ns / 1e6,
     }
+
+
+class _Tally:
+    """Counts switches, and those from or to one thread. Keeps no events: there may be many."""
+
+    def __init__(self, tid: int) -> None:
+        self.tid = tid
+        self.reads = self.switches = self.own = self.own_in = 0
+
+    def add(self, batches: list[Batch], *, since: int, until: int = 2**63) -> None:
+        self.reads += 1
+        for batch in batches:
+            if batch.kind.name == "switched":
+                at = batch.columns["time_ns"]
+                now = (at >= since) & (at <= until)
+                to, away = batch.columns["next_pid"] == self.tid, batch.columns["prev_pid"] == self.tid
+                self.switches += int(np.count_nonzero(now))
+                self.own_in += int(np.count_nonzero(to & now))
+                self.own += int(np.count_nonzero((to | away) & now))
 
 
 def _slices(tid: int) -> int:
