@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from labkit.errors import MissingHeaders
 from labkit.paths import cache_dir
@@ -189,7 +190,9 @@ def merged_tree(source: HeaderSource | None = None) -> Path:
 def _fill(source: HeaderSource, into: Path) -> None:
     if source.kind == "kheaders":
         with tarfile.open(source.trees[0]) as archive:
-            archive.extractall(into, filter="data")
+            # Filters came to Python in 3.11.4, and Debian 12 has 3.11.2; the archive is the kernel's own.
+            safely: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+            archive.extractall(into, **safely)
         return
     arch = _ARCH.get(platform.machine(), platform.machine())
     for tree in source.trees:
