@@ -20,8 +20,9 @@ pytestmark = [pytest.mark.live, pytest.mark.needs("root")]
 LABKIT = [sys.executable, "-m", "labkit.cli"]
 
 HOLD = """
-import sys, time
+import signal, sys, time
 import labkit as lk
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would we
 with lk.load("runq_latency") as prog:
     truth = lk.workloads.service_beside_hog(seconds=0.3).run()
     print(*truth.tasks["pid"], truth.tasks["cgroup"][0], flush=True)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from labkit import bpfsys
+from labkit import bpfsys, maps
 from labkit.bpfsys import MapType
 from labkit.compiler import MapDef
 from labkit.maps import Map
@@ -79,6 +79,17 @@ def test_per_cpu_kinds_are_summed_or_spread(kind: MapType, batch: bool) -> None:
     assert len(spread) == 3 * cpus
     assert spread.columns[:2].tolist() == ["key", "cpu"]
     assert spread.set_index(["key", "cpu"]).loc[(2, cpus - 1), "n"] == 20 + cpus - 1
+    table.close()
+
+
+def test_a_hash_bucket_that_holds_more_than_was_asked_for_is_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(maps, "_CHUNK_BYTES", 1)  # one entry at a time: ENOSPC wherever two share a bucket
+    table = _map(MapType.HASH, entries=256, key="who")
+    for i in range(256):
+        _put(table, i, _record(i, i, (0, 0), b""))
+    assert sorted(table.frame()["who"]) == list(range(256))
     table.close()
 
 

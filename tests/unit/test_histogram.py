@@ -56,6 +56,11 @@ def test_a_quantile_lies_in_the_bucket_of_the_true_one(values: list[int], q: flo
     assert lo[slot] <= estimate <= hi[slot]
 
 
+def test_a_quantile_is_interpolated_within_its_bucket() -> None:
+    one_bucket = histogram.from_log2(np.array([0, 0, 0, 4]), unit="ns")  # four values in [4, 8)
+    assert [histogram.quantile(one_bucket, q) for q in (0, 0.25, 0.5, 1)] == [4, 5, 6, 8]
+
+
 def test_merging_adds_counts_bucket_by_bucket() -> None:
     a, b = (
         histogram.from_log2(np.array([1, 2]), unit="ns"),
