@@ -1,6 +1,7 @@
 """Run-queue latency against the scheduler's own account, for every task of contended workloads."""
 
 import os
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -96,6 +97,15 @@ def test_stamps_are_freed_at_exit_and_results_stay() -> None:
         truth.release()
         assert not pids & set(prog.frame("stamps")["pid"])
         assert pids <= set(prog.frame("waits")["pid"])
+
+
+def test_tasks_are_told_apart_by_their_start_so_that_a_reused_pid_is_another() -> None:
+    before = time.monotonic_ns()
+    with load("runq_latency") as prog, workloads.two_pinned_hogs(seconds=0.2).run() as truth:
+        after = time.monotonic_ns()
+        seen = prog.frame("waits").merge(truth.tasks, on="pid")
+    assert seen["start_time_ns"].nunique() == 2
+    assert seen["start_time_ns"].between(before, after).all()
 
 
 def test_one_process_can_be_measured_alone() -> None:

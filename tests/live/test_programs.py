@@ -18,10 +18,10 @@ from labkit.workloads import exact_calls, exact_spawns
 pytestmark = pytest.mark.live
 
 
-def _ours(names: set[str]) -> list[str]:
-    """Programs of ours still in the kernel, after the short while in which it frees them."""
+def _still_there(ids: set[int]) -> set[int]:
+    """Which of these programs are in the kernel after the short while in which it frees them."""
     for _ in range(100):
-        left = [p.name for p in stale_programs() if p.name in names]
+        left = ids & {p.id for p in stale_programs()}
         if not left:
             break
         time.sleep(0.02)
@@ -110,10 +110,12 @@ def test_a_damaged_cache_entry_is_compiled_anew(tmp_path: Path, monkeypatch: pyt
 
 def test_leaving_the_block_leaves_nothing_in_the_kernel() -> None:
     before = len(os.listdir("/proc/self/fd"))
-    with load("runq_latency"):
-        assert {"lk_wakeup", "lk_switch"} <= {p.name for p in stale_programs()}
+    with load("runq_latency") as prog:
+        ours = {bpfsys.prog_info(attached.prog_fd).id for attached in prog._attached.values()}
+        assert len(ours) == 3
+        assert ours <= {p.id for p in stale_programs()}
     assert len(os.listdir("/proc/self/fd")) == before
-    assert not _ours({"lk_wakeup_new"})
+    assert not _still_there(ours)
 
 
 def test_a_failed_load_leaves_nothing_either() -> None:
