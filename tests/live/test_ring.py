@@ -78,7 +78,15 @@ def test_events_have_the_types_of_the_c_structs_and_known_contents() -> None:
         frames = {batch.kind.name: batch.frame() for batch in prog.ring("events").read()}
         truth.release()
     switched = frames["switched"]
-    assert [str(t) for t in switched.dtypes] == ["uint64", "uint32", "uint8", "uint8", "uint16", "uint32", "uint32"]
+    assert [str(t) for t in switched.dtypes] == [
+        "uint64",
+        "uint32",
+        "uint8",
+        "uint8",
+        "uint16",
+        "uint32",
+        "uint32",
+    ]
     for pid in pids:
         ins, outs = (switched["next_pid"] == pid).sum(), (switched["prev_pid"] == pid).sum()
         assert ins >= 200

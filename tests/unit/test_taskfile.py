@@ -46,7 +46,8 @@ def test_without_a_name_the_tasks_are_listed_each_with_its_description() -> None
     task = Path(sys.prefix) / "bin/task"
     result = subprocess.run(
         [task, "--taskfile", ROOT / "Taskfile.yml"],
-        env={k: v for k, v in os.environ.items() if k != "CI"} | {"NO_COLOR": "1"},  # with CI set, go-task colours
+        env={k: v for k, v in os.environ.items() if k != "CI"}
+        | {"NO_COLOR": "1"},  # with CI set, go-task colours
         capture_output=True,
         text=True,
         check=True,
