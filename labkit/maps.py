@@ -285,11 +285,14 @@ class Map:
 def _assemble(
     key_layout: Layout, keys: dict[str, np.ndarray], value_layout: Layout, values: dict[str, np.ndarray]
 ) -> pd.DataFrame:
-    columns: dict[str, pd.Series] = {}
+    columns: dict[str, pd.Series | np.ndarray] = {}
     for layout, data in ((key_layout, keys), (value_layout, values)):
         for column in layout.columns:
-            columns.update(layout.series(column, data[column.name]))
-    return pd.DataFrame(columns)
+            if column.text or column.count > 1:
+                columns.update(layout.series(column, data[column.name]))
+            else:
+                columns[column.name] = data[column.name]
+    return pd.DataFrame(columns, copy=False)  # nobody else holds these arrays
 
 
 def _round8(size: int) -> int:

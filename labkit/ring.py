@@ -70,11 +70,14 @@ class Batch:
         return len(next(iter(self.columns.values())))
 
     def frame(self) -> pd.DataFrame:
-        """As a DataFrame: dtypes from the C types, char arrays as text."""
-        data: dict[str, pd.Series] = {}
+        """As a DataFrame: dtypes from the C types, char arrays as text. Numbers share their memory with ``columns``."""
+        data: dict[str, pd.Series | np.ndarray] = {}
         for column in self.kind.layout.columns:
-            data.update(self.kind.layout.series(column, self.columns[column.name]))
-        return pd.DataFrame(data)
+            if column.text or column.count > 1:
+                data.update(self.kind.layout.series(column, self.columns[column.name]))
+            else:
+                data[column.name] = self.columns[column.name]
+        return pd.DataFrame(data, copy=False)  # the columns are copies of the ring's memory already
 
 
 _LOCK = threading.Lock()
