@@ -217,13 +217,14 @@ def watch(program: Program, seconds: float, *, woken: bool, every_s: float = 0.1
     :param woken: sleep until the kernel says that there is something (``epoll`` on the map's file descriptor); else look
         every ``every_s``.
     :returns: ``seconds``, ``reads``, ``switches`` (recorded), ``own_switches`` (of them from or to this thread),
-        ``own_switch_ins``, ``timeslices`` (the same from /proc/TID/schedstat), ``unseen`` (switches that ``ctxt`` in
-        /proc/stat counted beyond those recorded), ``cpu_ms`` (of this thread).
+        ``own_switch_outs``, ``counted_switch_outs`` (the same from /proc/TID/status), ``unseen`` (switches that ``ctxt`` in
+        /proc/stat counted beyond those recorded, and a moment before and after), ``cpu_ms`` (of this thread).
     """
     ring, tally = program.ring(_RING), _Tally(threading.get_native_id())
     with select.epoll() as bell:
         bell.register(program.maps[_RING].fd, select.EPOLLIN)
-        start, slices, ctxt = time.monotonic_ns(), _slices(tally.tid), oracles.context_switches()
+        # From the outside in, and back: so what `ctxt` counted beyond the recorded bounds what these lack of the thread's.
+        ctxt, outs, start = oracles.context_switches(), _switch_outs(tally.tid), time.monotonic_ns()
         cpu_ns, end = time.thread_time_ns(), start + int(seconds * 1e9)
         while (left_s := (end - time.monotonic_ns()) / 1e9) > 0:
             if woken:
@@ -232,19 +233,16 @@ def watch(program: Program, seconds: float, *, woken: bool, every_s: float = 0.1
                 time.sleep(min(every_s, left_s))
             tally.add(ring.read(), since=start)
         cpu_ns = time.thread_time_ns() - cpu_ns
-        ctxt, slices, end = (
-            oracles.context_switches() - ctxt,
-            _slices(tally.tid) - slices,
-            time.monotonic_ns(),
-        )
+        end = time.monotonic_ns()
+        outs, ctxt = _switch_outs(tally.tid) - outs, oracles.context_switches() - ctxt
     tally.add(ring.read(), since=start, until=end)
     return {
         "seconds": (end - start) / 1e9,
         "reads": tally.reads,
         "switches": tally.switches,
         "own_switches": tally.own,
-        "own_switch_ins": tally.own_in,
-        "timeslices": slices,
+        "own_switch_outs": tally.own_out,
+        "counted_switch_outs": outs,
         "unseen": max(ctxt - tally.switches, 0),
         "cpu_ms": cpu_ns / 1e6,
     }
@@ -255,7 +253,7 @@ class _Tally:
 
     def __init__(self, tid: int) -> None:
         self.tid = tid
-        self.reads = self.switches = self.own = self.own_in = 0
+        self.reads = self.switches = self.own = self.own_out = 0
 
     def add(self, batches: list[Batch], *, since: int, until: int = 2**63) -> None:
         self.reads += 1
@@ -265,9 +263,10 @@ class _Tally:
                 now = (at >= since) & (at <= until)
                 to, away = batch.columns["next_pid"] == self.tid, batch.columns["prev_pid"] == self.tid
                 self.switches += int(np.count_nonzero(now))
-                self.own_in += int(np.count_nonzero(to & now))
+                self.own_out += int(np.count_nonzero(away & now))
                 self.own += int(np.count_nonzero((to | away) & now))
 
 
-def _slices(tid: int) -> int:
-    return int(oracles.schedstat([tid])["timeslices"].iloc[0])
+def _switch_outs(tid: int) -> int:
+    counted = oracles.switches([tid])
+    return int((counted["voluntary"] + counted["involuntary"]).iloc[0])

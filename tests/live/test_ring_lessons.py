@@ -68,8 +68,9 @@ def test_a_reader_beside_a_workload_gets_all_that_was_not_lost() -> None:
 def test_the_woken_recorders_own_switches_are_those_that_the_scheduler_counted() -> None:
     with load("sched_events", wake=True) as prog:
         seen = watch(prog, 0.3, woken=True)
-    assert abs(seen["own_switch_ins"] - seen["timeslices"]) <= 2 + seen["unseen"]
-    assert seen["own_switches"] >= 2 * seen["own_switch_ins"] - 2
+    assert 0 <= seen["counted_switch_outs"] - seen["own_switch_outs"] <= seen["unseen"]
+    assert seen["own_switch_outs"] > 100
+    assert seen["own_switches"] >= seen["own_switch_outs"]
     assert seen["own_switches"] <= seen["switches"]
 
 
