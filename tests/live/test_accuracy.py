@@ -52,6 +52,12 @@ def test_preempted_waits_are_seen_which_stamps_at_wakeup_miss() -> None:
     assert (compared["preempted_wait_ns"] > 0.95 * compared["wait_ns"]).all()
 
 
+def test_the_longest_wait_is_at_least_the_mean_and_at_most_all() -> None:
+    _, tasks = _measure(workloads.two_pinned_hogs(seconds=0.5))
+    assert (tasks["max_wait_ns"] >= tasks["wait_ns"] / tasks["waits"]).all()
+    assert (tasks["max_wait_ns"] <= tasks["wait_ns"]).all()
+
+
 def _busy_ns(cpu: int) -> float:
     """Time that a CPU has worked, or been kept from it by the hypervisor, since boot (/proc/stat)."""
     line = next(one for one in Path("/proc/stat").read_text().splitlines() if one.startswith(f"cpu{cpu} "))

@@ -108,6 +108,15 @@ def test_a_damaged_cache_entry_is_compiled_anew(tmp_path: Path, monkeypatch: pyt
         assert not prog.cached
 
 
+def test_waits_that_find_the_table_full_stand_in_the_ledger() -> None:
+    source = spec.read("runq_latency").source.replace("#define LK_TASKS 65536", "#define LK_TASKS 2")
+    with load("runq_latency", source=source) as prog, exact_spawns(7).run():
+        assert len(prog.frame("waits")) == 2
+        ledger = prog.ledger
+    assert ledger.losses["map_full"] > 7
+    assert ledger.balanced, ledger.describe()
+
+
 def test_leaving_the_block_leaves_nothing_in_the_kernel() -> None:
     before = len(os.listdir("/proc/self/fd"))
     with load("runq_latency") as prog:
