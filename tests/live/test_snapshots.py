@@ -15,6 +15,7 @@ from labkit.bpfsys import MapType
 from labkit.compiler import MapDef
 from labkit.errors import MapError
 from labkit.maps import Map
+from labkit.paths import bpf_dir
 from labkit.program import load
 from labkit.spec import MapSpec
 from labkit.workloads import Worker, Workload
@@ -62,6 +63,30 @@ def test_the_sum_of_all_snapshots_is_the_ledger_exactly_at_a_high_rate() -> None
     assert mine.tolist() == [CALLS, CALLS]
     spread = [int(s.loc[s["tgid"].isin(pids) & (s["nr"] == GETPPID), "value"].sum()) for s in snapshots]
     assert sum(count > 0 for count in spread) > 5, "the calls all fell into one snapshot: nothing was tested"
+
+
+def test_a_swap_waits_for_programs_that_have_chosen_a_map_and_not_yet_written() -> None:
+    """With a pause of a millisecond between the two, a swap that did not wait would empty the map under their hands."""
+    source = (bpf_dir() / "syscall_rates.c").read_text()
+    choice = "    if (*turn)\n"
+    assert choice in source
+    pause = """
+        u32 chosen = *turn;
+        if (nr == LK_NR_getppid)
+            for (int i = 0; i < 40000; i++)
+                none += bpf_ktime_get_ns() >> 63;
+    """
+    slow = source.replace(choice, pause + "    if (chosen)\n")
+    snapshots = []
+    with load("syscall_rates", source=slow) as prog:
+        for _ in _while_running(lambda: _callers(300).run().release()):
+            snapshots.append(prog.swap("calls"))
+        prog.stop()
+        snapshots += [prog.swap("calls"), prog.swap("calls")]
+        ledger = prog.ledger
+    assert len(snapshots) > 10
+    assert ledger.balanced
+    assert sum(int(s["value"].sum()) for s in snapshots) == ledger.delivered
 
 
 def test_a_snapshot_makes_room_in_a_full_map_and_what_did_not_fit_is_counted() -> None:
