@@ -319,13 +319,14 @@ def raw_tracepoint_open(prog_fd: int, name: str | None) -> int:
 class ProgInfo:
     """What the kernel says of a loaded program.
 
+    ``recursion_misses``: how often the kernel left it out, because it ran on that CPU already (0 before 5.12).
     ``run_time_ns`` and ``run_count`` stand still unless statistics are enabled (:func:`enable_stats`).
     """
 
     def __init__(self, block: bytes) -> None:
         self.kind, self.id = struct.unpack_from("=II", block, 0)
         self.name = block[64:80].split(b"\0", 1)[0].decode("ascii", "replace")
-        self.run_time_ns, self.run_count = struct.unpack_from("=QQ", block, 192)
+        self.run_time_ns, self.run_count, self.recursion_misses = struct.unpack_from("=QQQ", block, 192)
 
 
 def prog_info(fd: int) -> ProgInfo:

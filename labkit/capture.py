@@ -7,6 +7,7 @@ is still the one that was recorded. Captures are made to be shared: names of oth
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import itertools
 import json
@@ -20,6 +21,7 @@ from typing import Any, Self
 
 import pandas as pd
 
+from labkit import text
 from labkit.errors import CaptureMismatch, LabkitError, MissingCapture, OutcomesError
 from labkit.kernel import environment, probe
 from labkit.ledger import Ledger
@@ -368,13 +370,18 @@ def record_command(program: str, *, seconds: float, parameters: Mapping[str, str
     spec = read(program)
     if not seconds > 0:
         raise LabkitError("nothing to record", why=f"seconds is {seconds}", remedy="give a time above 0")
-    recorder = Recorder(out, out.name)
-    with RecordedProgram.of(
-        load(program, label=f"{out.name}/{program}", **typed_parameters(parameters)), recorder, program
-    ) as running:
+    if (out / "capture.json").exists():
+        raise OutcomesError(
+            f"{out} holds a recording already",
+            remedy="choose another folder, or remove that one: nothing is overwritten",
+        )
+    # Loaded before the folder is touched: a request that cannot be met leaves nothing behind.
+    with load(program, label=f"{out.name}/{program}", **typed_parameters(parameters)) as loaded:
+        running = RecordedProgram.of(loaded, Recorder(out, out.name), program)
         print(running.describe(), flush=True)
-        print(f"recording for {seconds:g} s ...", flush=True)
-        time.sleep(seconds)
+        print(f"recording for {seconds:g} s (Ctrl-C ends it early) ...", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            time.sleep(seconds)
         running.stop()
         for name, table in spec.maps.items():
             if not table.internal:
@@ -382,7 +389,7 @@ def record_command(program: str, *, seconds: float, parameters: Mapping[str, str
         if spec.ledger is not None:
             print(f"  ledger: {running.ledger.describe()}")
         running.cost()
-    print(f"kept in {out}; look at it with: labkit replay {out}")
+    print(f"kept in {out}; look at it with: ./task replay -- {out}")
     return 0
 
 
@@ -414,7 +421,7 @@ def replay_command(folder: Path) -> int:
         for key, file in program._data["frames"].items():
             frame = capture.frame(file)
             print(f"\n  {key}: {len(frame):,} rows")
-            print("    " + frame.head(10).to_string(index=False).replace("\n", "\n    "))
+            print(_excerpt(frame))
     if any("events" in load for load in capture.data["loads"].values()):
         from labkit.events import read_events  # which builds on this module
 
@@ -422,8 +429,17 @@ def replay_command(folder: Path) -> int:
         print("\n" + recording.describe())
         for group in itertools.islice(recording, 1):
             for kind in recording.kinds:
-                print(
-                    f"\n  {kind}:\n    "
-                    + group.frame(kind).head(10).to_string(index=False).replace("\n", "\n    ")
-                )
+                print(f"\n  {kind}:\n{_excerpt(group.frame(kind))}")
     return 0
+
+
+def _excerpt(frame: pd.DataFrame, rows: int = 10) -> str:
+    """The first rows for a terminal: the longest waits first, no empty buckets, names without control characters."""
+    if {"lo", "hi", "count"} <= set(frame.columns):
+        frame = frame[frame["count"] > 0]
+    if "wait_ns" in frame.columns:
+        frame = frame.sort_values("wait_ns", ascending=False)
+    words = frame.head(rows).select_dtypes("str").columns
+    shown = frame.head(rows).assign(**{name: frame[name].head(rows).map(text.plain) for name in words})
+    table: str = shown.to_string(index=False)
+    return "    " + table.replace("\n", "\n    ")

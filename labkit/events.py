@@ -425,5 +425,5 @@ def record_command(program: str, *, seconds: float, parameters: Mapping[str, str
         print(f"recording for {seconds:g} s ...", flush=True)
         recording = record_events(running, rings[0], out, seconds=seconds)
     print(recording.describe())
-    print(f"kept in {out}; look at it with: labkit replay {out}")
+    print(f"kept in {out}; look at it with: ./task replay -- {out}")
     return 0

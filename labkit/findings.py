@@ -101,6 +101,8 @@ class Finding(Shown):
         if isinstance(self.value, float) and not math.isfinite(self.value):
             found.append(f"the value is {self.value}, not a number")
         found += self._disagreement()
+        if self.ledger.capture != "none" and not self.ledger.seen:
+            found.append("the capture saw nothing")
         if not self.ledger.balanced:
             found.append(f"the ledger does not balance: {self.ledger.describe()}")
         if self.ledger.lost_share > MATERIAL_LOSS:

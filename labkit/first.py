@@ -53,7 +53,7 @@ def _service_wait(waits: pd.DataFrame, truth: Truth, ledger: Ledger) -> Finding:
         float(task["wait_ns"]) / 1e6,
         unit="ms",
         how=f"runq_latency: {task['waits']} waits, each from runnable to running, summed in the kernel",
-        ledger=ledger,
+        ledger=ledger.narrowed("the service", expected=int(task["timeslices"]), delivered=int(task["waits"])),
         oracle=Oracle("run_delay in /proc/PID/schedstat", float(task["run_delay_ns"]) / 1e6),
         tolerance=allowed_ns(task["run_delay_ns"], task["waits"]) / 1e6,
         headline=True,

@@ -49,6 +49,22 @@ class Ledger:
         """
         return cls(capture="none", mode=mode, seen=0, delivered=0, notes=(reason,))
 
+    def narrowed(self, what: str, *, expected: int, delivered: int) -> Ledger:
+        """The ledger of a part of the capture whose events were counted independently, such as one task's.
+
+        :param expected: how many events there were by another count (``timeslices`` of the task).
+        :param delivered: how many of them are in the result.
+        """
+        return Ledger(
+            capture=f"{self.capture}: {what}",
+            mode=self.mode,
+            seen=expected,
+            delivered=delivered,
+            losses={"missed": expected - delivered},
+            event=self.event,
+            notes=(f"on the whole machine {self.describe()}",),
+        )
+
     @property
     def lost(self) -> int:
         """Events seen and not delivered."""

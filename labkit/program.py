@@ -231,13 +231,15 @@ class Program:
 
     def _read_ledger(self, spec: LedgerSpec) -> Ledger:
         total = self.frame("ledger", per_cpu=True).drop(columns=["key", "cpu"]).sum()
+        missed = sum(bpfsys.prog_info(a.prog_fd).recursion_misses for a in self._attached.values())
+        unseen = missed + int(total[spec.unseen]) if spec.unseen else missed or None
         return Ledger(
             capture=self.label,
             mode="live",
             seen=int(total["seen"]),
             delivered=int(total["delivered"]),
             losses={cause: int(total[cause]) for cause in spec.losses},
-            unseen=int(total[spec.unseen]) if spec.unseen else None,
+            unseen=unseen,
             event=spec.event,
             notes=tuple(
                 f"{int(total[member]):,} {words}" for member, words in spec.notes.items() if total[member]

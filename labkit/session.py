@@ -62,12 +62,15 @@ class Chapter:
 
         :param label: what this reading is called in the capture; the program's name if empty.
         :param params: the program's own parameters, and ``source=`` (see :func:`labkit.load`).
+        :raises ParameterError: for an unknown parameter or a wrong value, in replay too.
         :raises CaptureMismatch: in replay, if the source is not the one that was recorded.
         """
         key = label or program
         if self._capture is not None:
             source = params.get("source")
-            return self._capture.program(key, source=source if isinstance(source, str) else None)
+            recorded = self._capture.program(key, source=source if isinstance(source, str) else None)
+            recorded.spec.constants({name: value for name, value in params.items() if name != "source"})
+            return recorded
         self.release()
         loaded = load(program, hooks=hooks, label=f"{self.name}/{key}", **params)
         return loaded if self._recorder is None else RecordedProgram.of(loaded, self._recorder, key)

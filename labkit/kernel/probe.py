@@ -168,6 +168,28 @@ def _privilege() -> Feature:
     return Feature("capabilities", "yes", names, required=True)
 
 
+# include/linux/proc_ns.h: PROC_PID_INIT_INO, the number of the first pid namespace of a machine.
+_FIRST_PID_NAMESPACE = 0xEFFFFFFC
+
+
+def _pid_namespace() -> Feature:
+    """BPF programs see the machine's process ids; in a pid namespace of its own a process sees others."""
+    try:
+        own = os.stat("/proc/self/ns/pid").st_ino
+    except OSError as error:
+        return Feature("pid namespace", "unknown", error.strerror or str(error))
+    if own != _FIRST_PID_NAMESPACE:
+        return Feature(
+            "pid namespace",
+            "no",
+            "this process sees other process ids than the kernel does",
+            "waits cannot be told to belong to known tasks",
+            "start the container with the host's process ids (--pid=host, hostPID: true)",
+            required=True,
+        )
+    return Feature("pid namespace", "yes", "the machine's own", required=True)
+
+
 def _raw_tracepoints() -> Feature:
     ok, why = _can(lambda: bpfsys.prog_load(ProgType.RAW_TRACEPOINT, bpfsys.RETURN_0, name="lk_probe"))
     if not ok:
@@ -337,6 +359,7 @@ def probe() -> Report:
         return Report(platform.platform(), (linux,))
     checks = (
         _privilege,
+        _pid_namespace,
         _btf,
         _raw_tracepoints,
         _bcc,

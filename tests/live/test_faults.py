@@ -204,6 +204,36 @@ def test_a_recording_can_be_replayed_and_one_cut_short_is_refused(tmp_path: Path
     assert "damaged" in _labkit("replay", str(out)).stderr
 
 
+def test_a_recording_is_never_overwritten_and_a_wrong_request_touches_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "mine"
+    wrong = _labkit("record", "hello", "-p", "nonsense", "1", "-o", str(out))
+    assert wrong.returncode == 2
+    assert not out.exists()
+    assert _labkit("record", "hello", "--seconds", "0.2", "-o", str(out)).returncode == 0
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    again = _labkit("record", "hello", "--seconds", "0.2", "-o", str(out))
+    assert again.returncode == 2
+    assert "holds a recording already" in again.stderr
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+
+
+def test_a_recording_that_is_interrupted_keeps_what_there_is(tmp_path: Path) -> None:
+    out = tmp_path / "mine"
+    run = subprocess.Popen(
+        [*LABKIT, "record", "hello", "--seconds", "60", "-o", str(out)],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert run.stdout is not None
+    while "recording for" not in run.stdout.readline():
+        pass
+    run.send_signal(signal.SIGINT)
+    rest = run.communicate(timeout=30)[0]
+    assert "kept in" in rest
+    assert "ledger: execve calls: seen" in _labkit("replay", str(out)).stdout
+
+
 def test_a_folder_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")

@@ -1,5 +1,6 @@
 """Programs on the running kernel: hooks, fallbacks, parameters, the cache, and that nothing stays."""
 
+import json
 import os
 import subprocess
 import time
@@ -103,7 +104,11 @@ def test_a_damaged_cache_entry_is_compiled_anew(tmp_path: Path, monkeypatch: pyt
     with load("hello"):
         pass
     (entry,) = (tmp_path / "programs").glob("hello-*.json")
-    entry.write_text(entry.read_text().replace("artifact", "artefact"))
+    stored = json.loads(entry.read_text())
+    body = stored["artifact"]  # still JSON, with other instructions in it
+    at = body.index('"code": "') + len('"code": "') + 40
+    stored["artifact"] = body[:at] + ("B" if body[at] == "A" else "A") + body[at + 1 :]
+    entry.write_text(json.dumps(stored))
     with load("hello") as prog:
         assert not prog.cached
 

@@ -28,3 +28,10 @@ def test_the_frame_lists_every_entry() -> None:
 
 def test_hostile_capture_names_are_escaped() -> None:
     assert "<script>" not in Ledger("<script>", "live", 1, 1)._repr_html_()
+
+
+def test_a_part_counted_independently_has_a_ledger_of_its_own() -> None:
+    whole = Ledger("c", "replay", 90, 80, {"full": 10}, unseen=10, event="switch-in")
+    part = whole.narrowed("a task", expected=7, delivered=6)
+    assert (part.mode, part.event, part.balanced, part.losses) == ("replay", "switch-in", True, {"missed": 1})
+    assert "on the whole machine" in part.describe()
