@@ -373,14 +373,20 @@ _PERF_IOC_SET_BPF = 0x40042408
 _PERF_FLAG_FD_CLOEXEC = 8
 
 
+def _first_online_cpu() -> int:
+    """CPU 0 may be offline where it can be unplugged (arm64)."""
+    with open("/sys/devices/system/cpu/online") as file:
+        return int(file.read().split(",")[0].split("-")[0])
+
+
 def _perf_open(attr: bytes, prog_fd: int) -> int:
     block = ctypes.create_string_buffer(attr, len(attr))
-    # One event on CPU 0 is enough: a program on a trace event runs on whichever CPU the event fires.
+    # One event on one CPU is enough: a program on a trace event runs on whichever CPU the event fires.
     fd = _syscall(
         "perf_event_open",
         block,
         ctypes.c_int(-1),
-        ctypes.c_int(0),
+        ctypes.c_int(_first_online_cpu()),
         ctypes.c_int(-1),
         ctypes.c_ulong(_PERF_FLAG_FD_CLOEXEC),
     )

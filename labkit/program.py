@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import difflib
 import errno
 import hashlib
 import os
 import platform
-import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,18 +23,15 @@ import numpy as np
 import pandas as pd
 
 from labkit import bpfsys
+from labkit.attach import HookRefused, attach, check_labels, choose_hook, map_error, no_privilege, verdict
 from labkit.bpfsys import AttachType, MapType, ProgType
 from labkit.compiler import Artifact, Function, MapDef, compile_program, source_lines
 from labkit.errors import (
-    HookNotFound,
-    LabkitError,
     MapError,
-    MissingPrivilege,
     UnsupportedKernel,
     VerifierRejected,
 )
 from labkit.kernel import btf
-from labkit.kernel import hooks as kernel_hooks
 from labkit.kernel.privilege import privilege
 from labkit.layout import layout_of
 from labkit.ledger import Ledger
@@ -293,7 +288,7 @@ class Program:
         refused: set[Hook] = set()
         while True:
             chosen = {
-                label: _choose(
+                label: choose_hook(
                     self.spec, label, candidates, preferred.get(label), refused, passed_over[label]
                 )
                 for label, candidates in self.spec.hooks.items()
@@ -301,7 +296,7 @@ class Program:
             artifact = compile_program(self.spec, chosen, self.params)
             try:
                 self._load_all(artifact, chosen, passed_over)
-            except _HookRefused as error:
+            except HookRefused as error:
                 self._release()
                 refused.add(error.hook)
                 passed_over[error.label].append(f"{error.hook}: {error.reason}")
@@ -326,7 +321,7 @@ class Program:
             try:
                 table.create()
             except OSError as error:
-                raise _map_error(definition.name, error) from error
+                raise map_error(definition.name, error) from error
             self.maps[definition.name] = table
         fds: dict[str, int] = {}
         try:
@@ -334,7 +329,7 @@ class Program:
                 fds[label] = self._load_one(artifact.function(f"lk_{label}"), label, hook, chosen)
             # All are loaded before the first attaches, so that events start to count at one moment.
             for label, hook in chosen.items():
-                link = _attach(label, hook, fds[label])
+                link = attach(label, hook, fds[label])
                 self._attached[label] = _Attached(hook, fds.pop(label), link, passed_over[label])
         finally:
             for fd in fds.values():
@@ -371,17 +366,17 @@ class Program:
         text = log.value.decode("utf-8", "replace")
         if not text.strip() or "processed 0 insns" in text:
             if error.errno in (errno.EPERM, errno.EACCES) and not privilege().can_trace:
-                return _no_privilege("load a BPF program")
+                return no_privilege("load a BPF program")
             others = [c for c in self.spec.hooks[label] if c != hook]
             if others:
-                return _HookRefused(label, hook, f"the kernel refuses to load it: {error.strerror}")
+                return HookRefused(label, hook, f"the kernel refuses to load it: {error.strerror}")
             return UnsupportedKernel(
                 f"the kernel refuses to load lk_{label} at {hook}",
                 why=error.strerror or str(error),
                 remedy="`labkit doctor` shows what this kernel can do",
             )
         lines = source_lines(self.spec, chosen, self.params).get(f"lk_{label}", {})
-        instruction, reason = _verdict(text)
+        instruction, reason = verdict(text)
         line = lines.get(instruction) if instruction is not None else None
         where = self.spec.path.name if self.spec.path else self.spec.name
         source = self.spec.source.splitlines()[line - 1].strip() if line else ""
@@ -392,97 +387,6 @@ class Program:
             log=text,
             line=line,
         )
-
-
-class _HookRefused(Exception):
-    """A hook that looked available cannot be used: try the next one."""
-
-    def __init__(self, label: str, hook: Hook, reason: str) -> None:
-        self.label, self.hook, self.reason = label, hook, reason
-        super().__init__(reason)
-
-
-def _choose(
-    spec: ProgramSpec,
-    label: str,
-    candidates: tuple[Hook, ...],
-    preferred: str | None,
-    refused: set[Hook],
-    passed_over: list[str],
-) -> Hook:
-    if preferred is not None:
-        wanted = [hook for hook in candidates if preferred in (hook.kind, str(hook))]
-        if not wanted:
-            raise HookNotFound(
-                f"program {spec.name} has no {preferred} hook for {label}",
-                why=f"it has: {', '.join(map(str, candidates))}",
-            )
-        candidates = tuple(wanted)
-    nearest: list[str] = []
-    for hook in candidates:
-        if hook in refused:
-            continue
-        state = kernel_hooks.availability(hook.kind, hook.target)
-        if state.ok:
-            return hook
-        nearest += state.nearest
-        reason = f"{hook}: {state.reason}"
-        if reason not in passed_over:
-            passed_over.append(reason)
-    raise HookNotFound(
-        f"no hook of {spec.name} for {label} exists on this kernel",
-        why="; ".join(passed_over),
-        remedy=f"nearest names: {', '.join(nearest)}"
-        if nearest
-        else "`labkit doctor` shows which hooks there are",
-        nearest=nearest,
-    )
-
-
-def _attach(label: str, hook: Hook, prog_fd: int) -> int:
-    try:
-        if hook.kind == "raw_tracepoint":
-            return bpfsys.raw_tracepoint_open(prog_fd, hook.target)
-        if hook.kind == "fentry":
-            return bpfsys.raw_tracepoint_open(prog_fd, None)
-        if hook.kind == "kprobe":
-            return bpfsys.open_perf_kprobe(kernel_hooks.kprobe_pmu() or 0, hook.target, prog_fd)
-        category, _, name = hook.target.partition(":")
-        return bpfsys.open_perf_tracepoint(kernel_hooks.tracepoint_id(category, name) or 0, prog_fd)
-    except OSError as error:
-        raise _HookRefused(label, hook, f"attaching failed: {error.strerror}") from error
-
-
-def _verdict(log: str) -> tuple[int | None, str]:
-    """The instruction the verifier stopped at, and what it said after that."""
-    instruction: int | None = None
-    said: list[str] = []
-    for row in log.strip().splitlines():
-        if match := re.match(r"^(\d+): \(", row):
-            instruction, said = int(match.group(1)), []
-        elif (
-            row
-            and not row.startswith(("processed ", "verification time", "stack depth", ";"))
-            and ": R" not in row
-        ):
-            said.append(row.strip())
-    return instruction, "; ".join(said[-3:])
-
-
-def _no_privilege(action: str) -> MissingPrivilege:
-    held = privilege()
-    return MissingPrivilege(
-        f"not permitted to {action}",
-        why=f"user id {held.uid} has {', '.join(sorted(held.effective)) or 'no capabilities'}; "
-        "CAP_BPF and CAP_PERFMON (or root) are needed",
-        remedy="./task setup once with sudo, then run through ./task; or go on in replay (--mode replay)",
-    )
-
-
-def _map_error(name: str, error: OSError) -> LabkitError:
-    if error.errno in (errno.EPERM, errno.EACCES):
-        return _no_privilege(f"create the map {name}")
-    return UnsupportedKernel(f"the kernel refuses the map {name}", why=error.strerror or str(error))
 
 
 def load(
@@ -511,7 +415,7 @@ def load(
     else:
         spec = program
     constants = spec.constants(params)
-    _check_labels(spec, hooks or {})
+    check_labels(spec, hooks or {})
     if platform.system() != "Linux":
         raise UnsupportedKernel(
             "eBPF is part of the Linux kernel",
@@ -519,7 +423,7 @@ def load(
             remedy="go on in replay (--mode replay)",
         )
     if not privilege().can_trace:
-        raise _no_privilege(f"load {spec.name}")
+        raise no_privilege(f"load {spec.name}")
     loaded = Program(spec, constants, label=label)
     try:
         loaded._start(hooks or {})
@@ -527,17 +431,6 @@ def load(
         loaded.close()
         raise
     return loaded
-
-
-def _check_labels(spec: ProgramSpec, preferred: Mapping[str, str]) -> None:
-    for label in preferred:
-        if label not in spec.hooks:
-            nearest = difflib.get_close_matches(label, list(spec.hooks), 1)
-            raise HookNotFound(
-                f"program {spec.name} hooks in at nothing called {label}",
-                why=f"it has: {', '.join(spec.hooks)}",
-                nearest=nearest,
-            )
 
 
 def stale_programs() -> list[bpfsys.ProgInfo]:

@@ -11,7 +11,7 @@ ROOT = Path(labkit.__file__).parent
 FLOORS = {
     1: {"errors", "paths", "text", "ledger", "histogram", "bpfsys", "show", "progress"},
     2: {"kernel", "oracles"},
-    3: {"spec", "compiler", "layout", "maps", "ring", "program"},
+    3: {"spec", "compiler", "layout", "maps", "ring", "program", "attach"},
     4: {"capture", "events"},
     5: {"sched", "cgroups", "workloads", "_janitor", "_worker"},
     6: {"plots", "drawings", "findings"},
