@@ -8,6 +8,7 @@ ends by itself when its owner is gone.
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 
@@ -85,12 +86,59 @@ def spawner(count: int, program: str = "/bin/true", **_unused: object) -> dict[s
     return {"spawned": count}
 
 
+def naps(naps_us: list[int], threads: int = 1, **_unused: object) -> dict[str, object]:
+    """Sleep for each of these times, one clock_nanosleep() each, and time each sleep with one's own clock."""
+    slept_ns = [0] * len(naps_us)
+
+    def sleep_some(first: int) -> None:
+        for index in range(first, len(naps_us), threads):
+            seconds = naps_us[index] / 1e6
+            start = time.monotonic_ns()
+            time.sleep(seconds)
+            slept_ns[index] = time.monotonic_ns() - start
+
+    others = [threading.Thread(target=sleep_some, args=(first,)) for first in range(1, threads)]
+    for thread in others:
+        thread.start()
+    sleep_some(0)
+    for thread in others:
+        thread.join()
+    return {"naps": len(naps_us), "slept_ns": slept_ns}
+
+
+def timed_calls(count: int, batches: int, **_unused: object) -> dict[str, object]:
+    """Make getppid() calls in batches, and time each batch by the wall clock and by the CPU time of this thread."""
+    wall_ns, cpu_ns = [], []
+    ask = os.getppid
+    for _batch in range(batches):
+        wall, cpu = time.monotonic_ns(), time.thread_time_ns()
+        for _i in range(count):
+            ask()
+        cpu_ns.append(time.thread_time_ns() - cpu)
+        wall_ns.append(time.monotonic_ns() - wall)
+    return {"calls": count * batches, "wall_ns": wall_ns, "cpu_ns": cpu_ns}
+
+
+def writes(sizes: list[int], rounds: int, pause_us: int, **_unused: object) -> dict[str, object]:
+    """Write blocks of these sizes to /dev/null, in this order, so many rounds, with a pause after each."""
+    blocks = [bytes(size) for size in sizes]
+    with open("/dev/null", "wb", buffering=0) as sink:
+        for _round in range(rounds):
+            for block in blocks:
+                os.write(sink.fileno(), block)
+            time.sleep(pause_us / 1e6)
+    return {"writes": rounds * len(sizes)}
+
+
 _WORK: dict[str, Callable[..., dict[str, object]]] = {
     "hog": hog,
     "service": service,
     "pinger": pinger,
     "calls": calls,
     "spawner": spawner,
+    "naps": naps,
+    "timed_calls": timed_calls,
+    "writes": writes,
 }
 
 
