@@ -78,8 +78,11 @@ def attach(label: str, hook: Hook, prog_fd: int) -> int:
             return bpfsys.raw_tracepoint_open(prog_fd, hook.target)
         if hook.kind == "fentry":
             return bpfsys.raw_tracepoint_open(prog_fd, None)
-        if hook.kind == "kprobe":
-            return bpfsys.open_perf_kprobe(kernel_hooks.kprobe_pmu() or 0, hook.target, prog_fd)
+        if hook.kind in ("kprobe", "kretprobe"):
+            returns = hook.kind == "kretprobe"
+            return bpfsys.open_perf_kprobe(
+                kernel_hooks.kprobe_pmu() or 0, hook.target, prog_fd, returns=returns
+            )
         category, _, name = hook.target.partition(":")
         return bpfsys.open_perf_tracepoint(kernel_hooks.tracepoint_id(category, name) or 0, prog_fd)
     except OSError as error:

@@ -412,10 +412,13 @@ def open_perf_tracepoint(event_id: int, prog_fd: int) -> int:
     return _perf_open(_perf_attr(_PERF_TYPE_TRACEPOINT, event_id), prog_fd)
 
 
-def open_perf_kprobe(pmu_type: int, function: str, prog_fd: int) -> int:
-    """Attach a program to the entry of a kernel function (``/sys/bus/event_source/devices/kprobe/type``)."""
+def open_perf_kprobe(pmu_type: int, function: str, prog_fd: int, *, returns: bool = False) -> int:
+    """Attach a program to the entry of a kernel function (``/sys/bus/event_source/devices/kprobe/type``).
+
+    :param returns: to its return instead: bit 0 of config, by ``format/retprobe`` beside that file.
+    """
     text = ctypes.create_string_buffer(function.encode())
-    return _perf_open(_perf_attr(pmu_type, 0, ctypes.addressof(text)), prog_fd)
+    return _perf_open(_perf_attr(pmu_type, int(returns), ctypes.addressof(text)), prog_fd)
 
 
 def cpu_list(text: str) -> list[int]:

@@ -44,6 +44,7 @@ __all__ = ["Program", "load", "program_hash", "stale_programs"]
 
 _TYPES = {
     "kprobe": ProgType.KPROBE,
+    "kretprobe": ProgType.KPROBE,
     "fentry": ProgType.TRACING,
     "tracepoint": ProgType.TRACEPOINT,
     "raw_tracepoint": ProgType.RAW_TRACEPOINT,

@@ -35,7 +35,7 @@ from labkit.paths import bpf_dir
 
 __all__ = ["Hook", "LedgerSpec", "MapSpec", "Param", "ProgramSpec", "parse", "read"]
 
-KINDS = ("kprobe", "fentry", "tracepoint", "raw_tracepoint")
+KINDS = ("kprobe", "kretprobe", "fentry", "tracepoint", "raw_tracepoint")
 _PREFIX = {"x86_64": "__x64_sys_", "aarch64": "__arm64_sys_"}
 _RANGES = {
     "bool": (0, 1),

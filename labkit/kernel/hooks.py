@@ -78,7 +78,7 @@ def _near(name: str, names: list[str]) -> tuple[str, ...]:
 def availability(kind: str, target: str) -> Availability:
     """Whether this kernel has a hook, as far as can be told without attaching.
 
-    :param kind: ``kprobe``, ``fentry``, ``tracepoint`` or ``raw_tracepoint``.
+    :param kind: ``kprobe``, ``kretprobe``, ``fentry``, ``tracepoint`` or ``raw_tracepoint``.
     :param target: function, ``CATEGORY:NAME``, or name.
     """
     return _CHECKS[kind](target)
@@ -137,6 +137,7 @@ def _raw_tracepoint(target: str) -> Availability:
 
 _CHECKS = {
     "kprobe": _kprobe,
+    "kretprobe": _kprobe,
     "fentry": _fentry,
     "tracepoint": _tracepoint,
     "raw_tracepoint": _raw_tracepoint,
