@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from labkit.errors import LabkitError
     from labkit.findings import Finding, Oracle, finding
     from labkit.ledger import Ledger
-    from labkit.lessons import check
+    from labkit.lessons import check, reset, write_program
     from labkit.program import Program, load
     from labkit.session import Chapter, chapter
 
@@ -35,6 +35,8 @@ _HOME = {
     "check": "labkit.lessons",
     "finding": "labkit.findings",
     "load": "labkit.program",
+    "reset": "labkit.lessons",
+    "write_program": "labkit.lessons",
 }
 _MODULES = {"histogram", "kernel", "oracles", "plots", "sched", "workloads"}
 
@@ -53,8 +55,10 @@ __all__ = [
     "load",
     "oracles",
     "plots",
+    "reset",
     "sched",
     "workloads",
+    "write_program",
 ]
 
 

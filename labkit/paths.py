@@ -7,7 +7,7 @@ from pathlib import Path
 
 from labkit.errors import LabkitError
 
-__all__ = ["bpf_dir", "cache_dir", "captures_dir", "lab_root", "notebooks_dir", "outcomes_dir"]
+__all__ = ["bpf_dir", "cache_dir", "captures_dir", "lab_root", "notebooks_dir", "outcomes_dir", "work_dir"]
 
 
 def lab_root() -> Path:
@@ -35,6 +35,12 @@ def outcomes_dir() -> Path:
     """What runs write; ``LABKIT_OUTCOMES`` overrides it."""
     override = os.environ.get("LABKIT_OUTCOMES")
     return Path(override) if override else lab_root() / "outcomes"
+
+
+def work_dir() -> Path:
+    """The learner's own folder, which git ignores: working copies, progress. ``LABKIT_WORK`` overrides it."""
+    override = os.environ.get("LABKIT_WORK")
+    return Path(override) if override else lab_root() / "my"
 
 
 def cache_dir() -> Path:

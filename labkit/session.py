@@ -21,8 +21,10 @@ from labkit.capture import Capture, RecordedProgram, Recorder, ReplayedProgram
 from labkit.errors import ParameterError, UnsupportedKernel
 from labkit.kernel import environment, probe
 from labkit.ledger import Ledger, Mode
+from labkit.lessons import progress
 from labkit.paths import captures_dir
 from labkit.program import Program, load
+from labkit.show import headless
 from labkit.workloads import Truth, Workload
 
 __all__ = ["Chapter", "chapter"]
@@ -96,6 +98,32 @@ class Chapter:
         if self._recorder is not None:
             self._recorder.reading(label, value)
         return value
+
+    def predict(self, values: Mapping[str, Any]) -> pd.Series:
+        """Commit yourself before you measure: the prediction is kept in your own folder, with its time.
+
+        A run without a reader keeps nothing. :meth:`compare` puts it beside what was measured.
+
+        :returns: the values, as a Series named ``predicted``.
+        """
+        if not headless():
+            progress.predicted(self.name, dict(values))
+        return pd.Series(dict(values), name="predicted")
+
+    def compare(self, predicted: pd.Series, measured: Mapping[str, Any]) -> pd.DataFrame:
+        """A prediction beside what was measured.
+
+        :param measured: the same names as the prediction has.
+        :returns: columns ``predicted``, ``measured``, and ``off by`` (str: a factor for numbers, "right" or "wrong" for
+            words), one row per name.
+        :raises ParameterError: if the names differ.
+        """
+        if set(predicted.index) != set(measured):
+            raise ParameterError(
+                "prediction and measurement are not of the same things",
+                why=f"in one of them only: {sorted(set(predicted.index) ^ set(measured))}",
+            )
+        return progress.judged(predicted, measured)
 
     def no_capture(self, reason: str) -> Ledger:
         """A ledger for a finding that no capture produced (:meth:`labkit.ledger.Ledger.none`), in this session's mode."""

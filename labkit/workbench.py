@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labkit.errors import LabkitError
-from labkit.paths import lab_root, notebooks_dir
+from labkit.lessons import progress
+from labkit.paths import notebooks_dir, work_dir
 from labkit.system.kernelspec import wrap_kernelspec
 
 __all__ = ["Copies", "copy_notebooks", "open_lab", "work_dir"]
 
-_LEDGER = ".copies.json"
+_LEDGER = progress.COPIES
 # The popup that asks whether to fetch news, and the request that asks for a newer JupyterLab.
 _OVERRIDES = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
 
@@ -28,12 +29,6 @@ class Copies:
     new: tuple[str, ...]
     renewed: tuple[str, ...]
     kept: tuple[str, ...]
-
-
-def work_dir() -> Path:
-    """Where the learner works; ``LABKIT_WORK`` overrides it."""
-    override = os.environ.get("LABKIT_WORK")
-    return Path(override) if override else lab_root() / "my"
 
 
 def copy_notebooks(source: Path, target: Path) -> Copies:

@@ -34,6 +34,14 @@ def _obstacle(item: pytest.Item) -> str:
     return ""
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _a_learners_folder(tmp_path_factory: pytest.TempPathFactory) -> Generator[None]:
+    """Answers and predictions that tests give are nobody's progress."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LABKIT_WORK", str(tmp_path_factory.mktemp("work") / "my"))
+        yield
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("live") is None:

@@ -38,6 +38,7 @@ from types import EllipsisType
 from typing import Any
 
 from labkit.errors import LabkitError, ParameterError
+from labkit.lessons import progress
 from labkit.lessons.feedback import (
     Feedback,
     expect_choice,
@@ -46,6 +47,8 @@ from labkit.lessons.feedback import (
     right,
     wrong,
 )
+from labkit.lessons.programs import Written, source_of, try_program, write_program
+from labkit.lessons.progress import reset
 from labkit.show import headless
 
 __all__ = [
@@ -54,13 +57,19 @@ __all__ = [
     "ExerciseNotSolved",
     "Feedback",
     "Registry",
+    "Written",
     "check",
     "exercise",
     "exercises",
     "expect_choice",
     "expect_number",
     "expect_text",
+    "progress",
+    "reset",
     "right",
+    "source_of",
+    "try_program",
+    "write_program",
     "wrong",
 ]
 
@@ -175,6 +184,8 @@ def check(id: str, answer: Any, **context: Any) -> Feedback:
     """
     _load(id.split(".")[0])
     feedback = _REGISTRY.judge(id, answer, context)
+    if feedback.answered and not headless():
+        (progress.solved if feedback.passed else progress.tried)(id)
     feedback.show()
     if headless() and not feedback.passed:
         raise ExerciseNotSolved(f"exercise {id} is not solved", why=feedback.message, remedy=feedback.hint)

@@ -1,0 +1,151 @@
+"""C that a learner writes in a notebook: shown as a difference, loaded, and judged by what it counts."""
+
+from __future__ import annotations
+
+import difflib
+import html
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from labkit import spec, text
+from labkit.errors import CompileError, LabkitError, VerifierRejected
+from labkit.lessons.feedback import Feedback, wrong
+from labkit.program import Program, load
+
+__all__ = ["Written", "source_of", "try_program", "write_program"]
+
+_NOT_A_PROGRAM = (
+    "The whole C program is asked for: lk.write_program(NAME, change={old: new}), or the C source as text."
+)
+
+
+@dataclass(frozen=True)
+class Written:
+    """A program written in a notebook; made by :func:`write_program`. Shown as what it changes.
+
+    :ivar name: the program it began as, ``bpf/NAME.c``.
+    :ivar source: the C text, header comment included.
+    :ivar original: what it began as.
+    :ivar problems: changes that could not be made, in words; they are left out of ``source``.
+    """
+
+    name: str
+    source: str
+    original: str
+    problems: tuple[str, ...] = ()
+
+    @property
+    def difference(self) -> list[str]:
+        """Lines of a unified diff from the original, without its heading."""
+        ours, theirs = self.original.splitlines(), self.source.splitlines()
+        return list(difflib.unified_diff(ours, theirs, lineterm="", n=2))[2:]
+
+    def load(self, **parameters: Any) -> Program:
+        """Load it, as :func:`labkit.load` does with a program of the lab; a context manager.
+
+        :raises CompileError, VerifierRejected: with the log and the line, and what :func:`labkit.load` raises.
+        """
+        return load(self.name, source=self.source, **parameters)
+
+    def __str__(self) -> str:
+        lines = [f"! {problem}" for problem in self.problems]
+        lines += self.difference or [f"{self.name}: as it was"]
+        return "\n".join(text.plain(line) for line in lines)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        told = "".join(
+            f'<div style="color:#b71c1c">{html.escape(problem)}</div>' for problem in self.problems
+        )
+        if not self.difference:
+            return f"{told}<div>{html.escape(self.name)}: as it was, nothing is changed.</div>"
+        look = {"+": "background:#2e7d3233", "-": "background:#b71c1c33", "@": "opacity:.6"}
+        rows = "".join(
+            f'<div style="{look.get(line[:1], "")};white-space:pre">{html.escape(text.plain(line)) or " "}</div>'
+            for line in self.difference
+        )
+        return f'{told}<div style="font-family:monospace;font-size:90%;overflow-x:auto">{rows}</div>'
+
+
+def write_program(
+    name: str, source: str | None = None, *, change: Mapping[str, str] | None = None
+) -> Written:
+    """Write a program of your own: one of the lab's with changes, or a whole C source.
+
+    Nothing is loaded by it; ``lk.check`` loads it, and so does ``.load()``, for experiments of your own::
+
+        mine = lk.write_program("hello", change={"u64 zero = 0,": "u64 zero = 100,"})
+        with mine.load() as prog:
+            ...
+
+    :param name: the lab's program that it begins as (``bpf/NAME.c``).
+    :param source: the C text to begin with; the file's if None.
+    :param change: text -> what to put in its place. Each text must be there exactly once; one that is not is told of,
+        with the nearest line, when the result is shown.
+    :raises UnknownProgram: if the lab has no such program.
+    """
+    original = spec.read(name).source
+    changed, problems = original if source is None else source, []
+    for old, new in (change or {}).items():
+        found = changed.count(old)
+        if found == 1:
+            changed = changed.replace(old, new)
+        else:
+            problems.append(_misfit(old, found, changed))
+    return Written(name, changed, original if source is None else source, tuple(problems))
+
+
+def _misfit(old: str, found: int, source: str) -> str:
+    first = next((line.strip() for line in old.splitlines() if line.strip()), "")
+    if found:
+        return f"{first!r} is there {found} times: give more of its surroundings, so that it is there once."
+    lines = {line.strip(): number for number, line in enumerate(source.splitlines(), 1) if line.strip()}
+    near = difflib.get_close_matches(first, lines, 1, 0.5)
+    where = f" The nearest is line {lines[near[0]]}: {near[0]!r}" if near else ""
+    return f"{first!r} is not in the program.{where}"
+
+
+def source_of(answer: object, *, contains: str, original: str | None = None) -> str | Feedback:
+    """The C text of an answer, or what is wrong with it as an answer.
+
+    :param contains: what every sensible answer contains, such as a function's name.
+    :param original: the text that was to be changed.
+    """
+    if isinstance(answer, Written):
+        if answer.problems:
+            return wrong(f"A change could not be made: {' '.join(answer.problems)}")
+        answer = answer.source
+    if not isinstance(answer, str) or contains not in answer:
+        return wrong(_NOT_A_PROGRAM)
+    if original is not None and answer.strip() == original.strip():
+        return wrong("This is the program as it was: nothing was replaced.")
+    return answer
+
+
+def try_program(
+    name: str,
+    source: str,
+    judge: Callable[[Program], Feedback],
+    *,
+    hooks: Mapping[str, str] | None = None,
+    **parameters: Any,
+) -> Feedback:
+    """Load an answer, let ``judge`` use it, and say in words why it does not load, if it does not."""
+    try:
+        with load(name, source=source, hooks=hooks, **parameters) as program:
+            return judge(program)
+    except VerifierRejected as error:
+        return wrong(f"It compiles, but the verifier refuses the program: {error.why}")
+    except CompileError as error:
+        return wrong(f"It does not compile: {_clang(error, source)}")
+    except LabkitError as error:
+        return wrong(f"The program does not load: {error.what}. {error.why}")
+
+
+def _clang(error: CompileError, source: str) -> str:
+    lines = source.splitlines()
+    if error.line is None or not 1 <= error.line <= len(lines):
+        return error.why
+    return f"{error.why}: `{lines[error.line - 1].strip()}`"

@@ -1,0 +1,199 @@
+"""How far a learner has come: exercises solved, predictions made. Kept in the learner's own folder, nowhere else.
+
+The file is ``.progress.json`` in :func:`labkit.paths.work_dir`, which git ignores. Runs without a reader write nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from labkit import text
+from labkit.errors import LabkitError, ParameterError
+from labkit.paths import notebooks_dir, work_dir
+
+__all__ = ["COPIES", "judged", "predicted", "reset", "solved", "table", "tried"]
+
+_FILE = ".progress.json"
+#: Which copies are as they were made: file name -> SHA-256 (see :mod:`labkit.workbench`).
+COPIES = ".copies.json"
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _read() -> dict[str, Any]:
+    try:
+        found = json.loads((work_dir() / _FILE).read_text())
+        return {"exercises": dict(found["exercises"]), "predictions": dict(found["predictions"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {"exercises": {}, "predictions": {}}  # none yet, or not readable: begin anew
+
+
+def _write(data: Mapping[str, Any]) -> None:
+    path = work_dir() / _FILE
+    scratch = path.with_name(f"{_FILE}.{os.getpid()}")
+    # A folder that cannot be written costs the learner a tick in a table; it must not cost the exercise.
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_text(json.dumps(data, indent=1, sort_keys=True, default=str) + "\n")
+        scratch.replace(path)
+
+
+def tried(exercise: str) -> None:
+    """Note a wrong answer."""
+    _count(exercise, solved_now=False)
+
+
+def solved(exercise: str) -> None:
+    """Note a right answer; the first one's time stays."""
+    _count(exercise, solved_now=True)
+
+
+def _count(exercise: str, *, solved_now: bool) -> None:
+    data = _read()
+    entry = data["exercises"].setdefault(exercise, {"wrong": 0, "solved": None})
+    if solved_now:
+        entry["solved"] = entry["solved"] or _now()
+    elif not entry["solved"]:
+        entry["wrong"] += 1
+    _write(data)
+
+
+def predicted(chapter: str, values: Mapping[str, Any]) -> None:
+    """Note a prediction; running the cell again with the same values adds nothing."""
+    data = _read()
+    plain = {str(name): value.item() if hasattr(value, "item") else value for name, value in values.items()}
+    made = data["predictions"].setdefault(chapter, [])
+    if not made or made[-1]["values"] != plain:
+        made.append({"at": _now(), "values": plain})
+        _write(data)
+
+
+def judged(predicted: pd.Series, measured: Mapping[str, Any]) -> pd.DataFrame:
+    """A prediction beside the measurement; see :meth:`labkit.session.Chapter.compare`."""
+    rows = [(predicted[name], measured[name]) for name in predicted.index]
+    frame = pd.DataFrame(
+        {
+            "predicted": [_shown(guess) for guess, _ in rows],
+            "measured": [_shown(value) for _, value in rows],
+            "off by": [_off_by(guess, value) for guess, value in rows],
+        },
+        index=predicted.index,
+    )
+    return frame.astype("str")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, (bool, str)) or not _is_number(value):
+        return text.plain(value)
+    return f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1000 else f"{value:,.3g}"
+
+
+def _off_by(guess: Any, value: Any) -> str:
+    if not (_is_number(guess) and _is_number(value)) or isinstance(guess, bool):
+        return "right" if guess == value else "wrong"
+    if guess == value:
+        return "nothing"
+    if guess <= 0 or value <= 0 or not math.isfinite(guess / value):
+        return f"{float(guess) - float(value):+,.3g}"
+    ratio = float(guess) / float(value)
+    factor = max(ratio, 1 / ratio)
+    if factor < 1.1:
+        return f"{abs(ratio - 1):.1%}"
+    return f"{factor:,.2g} times too {'high' if ratio > 1 else 'low'}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) or (hasattr(value, "dtype") and value.dtype.kind in "iuf")
+
+
+def table() -> pd.DataFrame:
+    """How far you are, chapter by chapter.
+
+    :returns: columns ``chapter``, ``predicted`` ("yes" or empty), ``exercises`` ("2 of 3"), ``open`` (ids to be solved)
+        and ``state`` ("done", "begun", or empty), all str.
+    """
+    from labkit.lessons import exercises  # which imports this module
+
+    data = _read()
+    rows = []
+    for path in sorted(notebooks_dir().glob("[0-9][0-9]_*.ipynb")):
+        ids = [one.id for one in exercises(path.stem[:2])]
+        right = [one for one in ids if data["exercises"].get(one, {}).get("solved")]
+        touched = [one for one in ids if one in data["exercises"]]
+        foreseen = path.stem in data["predictions"]
+        state = "done" if ids and len(right) == len(ids) else "begun" if touched or foreseen else ""
+        left = ", ".join(one for one in ids if one not in right)
+        rows.append((path.stem, "yes" if foreseen else "", f"{len(right)} of {len(ids)}", left, state))
+    columns = ["chapter", "predicted", "exercises", "open", "state"]
+    return pd.DataFrame(rows, columns=columns).astype("str")
+
+
+def reset(chapter: str) -> Path:
+    """Begin a chapter anew: a fresh working copy, and its progress forgotten. What you had is put aside, never deleted.
+
+    :param chapter: ``"06"``, or the notebook's name.
+    :returns: where the old copy lies now; the fresh copy's path if there was none.
+    :raises ParameterError: if there is no such chapter.
+    :raises LabkitError: if the folder cannot be written.
+    """
+    names = [path.stem for path in sorted(notebooks_dir().glob("[0-9][0-9]_*.ipynb"))]
+    found = [name for name in names if chapter.removesuffix(".ipynb") in (name, name[:2])]
+    if not found:
+        raise ParameterError(f"there is no chapter {chapter!r}", remedy=f"chapters: {', '.join(names)}")
+    copy = work_dir() / f"{found[0]}.ipynb"
+    aside = copy.parent / "put-aside" / f"{copy.stem}-{_now().replace(':', '')[:17]}.ipynb"
+    try:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if copy.exists():
+            aside.parent.mkdir(exist_ok=True)
+            aside = _free(aside)
+            copy.replace(aside)
+        shutil.copyfile(notebooks_dir() / copy.name, copy)
+        _note_copy(copy)
+    except OSError as error:
+        raise LabkitError(
+            f"chapter {found[0]} cannot be reset",
+            why=f"{error.filename or copy}: {error.strerror}",
+            remedy="make that folder writable, or set LABKIT_WORK to one that is",
+        ) from error
+    data = _read()
+    number = found[0][:2]
+    data["exercises"] = {
+        one: entry for one, entry in data["exercises"].items() if one.split(".")[0] != number
+    }
+    data["predictions"].pop(found[0], None)
+    _write(data)
+    return aside if aside.exists() else copy
+
+
+def _note_copy(copy: Path) -> None:
+    """Let :func:`labkit.workbench.copy_notebooks` know the copy as unchanged, so that it is renewed with its chapter."""
+    ledger = copy.parent / COPIES
+    try:
+        copied = dict(json.loads(ledger.read_text()))
+    except (OSError, ValueError, TypeError):
+        copied = {}
+    copied[copy.name] = hashlib.sha256(copy.read_bytes()).hexdigest()
+    ledger.write_text(json.dumps(copied, indent=1, sort_keys=True) + "\n")
+
+
+def _free(path: Path) -> Path:
+    """The path, or the next that is free: two resets within a second lose nothing either."""
+    candidate, count = path, 1
+    while candidate.exists():
+        count += 1
+        candidate = path.with_name(f"{path.stem}-{count}{path.suffix}")
+    return candidate
