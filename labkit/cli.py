@@ -54,11 +54,16 @@ def doctor(as_json: bool) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--dry", is_flag=True, help="Only say what would be done.")
 @click.option("--quiet", is_flag=True, help="Say nothing when there is nothing to do.")
-def setup(yes: bool, dry: bool, quiet: bool) -> None:
+@click.option("--parts", default="", metavar="LIST", help="Only these packages: bcc,headers,... (--parts help).")
+@click.option("--kernel", default="", metavar="RELEASE", help="Headers of this kernel, not of the running one.")
+@click.option("--image", is_flag=True, help="For a container image: packages, but no mounts and no rights.")
+def setup(yes: bool, dry: bool, quiet: bool, parts: str, kernel: str, image: bool) -> None:
     """Name, then install, mount and grant what live measurement needs."""
     from labkit.system import setup as run_setup
+    from labkit.system.wish import Wish
 
-    sys.exit(run_setup(assume_yes=yes, dry=dry, quiet=quiet))
+    asked = Wish.parse(parts, kernel, image=image)
+    sys.exit(run_setup(assume_yes=yes, dry=dry, quiet=quiet, asked=asked))
 
 
 @main.command()

@@ -8,6 +8,7 @@ import sys
 
 from labkit.errors import LabkitError
 from labkit.system.command import apply, undo
+from labkit.system.wish import Wish
 
 
 def main() -> int:
@@ -15,13 +16,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m labkit.system", description=__doc__)
     parser.add_argument("action", choices=["apply", "undo"])
     parser.add_argument("--for-user", metavar="NAME", help="who shall measure live without being root")
+    parser.add_argument("--parts", default="", help="only these, as bcc,headers")
+    parser.add_argument("--kernel", default="", help="the release whose headers are wanted")
+    parser.add_argument("--image", action="store_true", help="for a file system that does not run")
     options = parser.parse_args()
     if os.geteuid() != 0:
         parser.error("only root can do this")
     try:
         if options.action == "undo":
             return undo()
-        return apply(None if options.for_user in (None, "root") else options.for_user)
+        asked = Wish.parse(options.parts, options.kernel, image=options.image)
+        return apply(None if options.for_user in (None, "root") else options.for_user, asked)
     except LabkitError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

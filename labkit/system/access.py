@@ -11,7 +11,7 @@ from pathlib import Path
 
 from labkit.system.launch import GROUP, LAUNCHER
 from labkit.system.mounts import mount_options
-from labkit.system.step import Done, SetupFailed, Step, command
+from labkit.system.step import Done, SetupFailed, Step, command, remove_files
 
 __all__ = ["Launcher", "TracefsForGroup", "file_capabilities"]
 
@@ -188,16 +188,3 @@ class TracefsForGroup(Step):
         done.tracefs_options = None
         if remove_files(done, _SYSTEMD_DROP_IN.parent) and shutil.which("systemctl"):
             command(["systemctl", "daemon-reload"])
-
-
-def remove_files(done: Done, below: Path) -> list[str]:
-    """Remove the files and folders that are ours at or below a folder, the last made first; returns them."""
-    ours = [path for path in done.files if Path(path).is_relative_to(below)]
-    for path in reversed(ours):
-        if Path(path).is_dir():
-            if not any(Path(path).iterdir()):
-                Path(path).rmdir()
-        else:
-            Path(path).unlink(missing_ok=True)
-        done.files.remove(path)
-    return ours

@@ -17,10 +17,12 @@ from pathlib import Path
 from labkit.errors import LabkitError
 from labkit.paths import cache_dir
 from labkit.system.access import Launcher, TracefsForGroup
+from labkit.system.gcloud import Gcloud
 from labkit.system.kernelspec import wrap_kernelspec
 from labkit.system.mounts import Mount
 from labkit.system.packages import Packages
 from labkit.system.step import STATE_FILE, Done, OutOfReach, Step
+from labkit.system.wish import PARTS, Wish
 
 __all__ = ["READY", "REPLAY_ONLY", "apply", "setup", "undo", "uninstall"]
 
@@ -32,10 +34,17 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
-def steps(user: str | None, *, given_up: list[str] | None = None) -> list[Step]:
+def steps(user: str | None, *, asked: Wish | None = None, given_up: list[str] | None = None) -> list[Step]:
     """All steps, each after those it builds on. ``user`` is who shall measure without being root, if anybody."""
-    listed: list[Step] = [
-        Packages(given_up or ()),
+    asked = asked or Wish()
+    packages: list[Step] = [
+        Packages(given_up or (), asked),
+        *([Gcloud()] if "gcloud" in asked.chosen else []),
+    ]
+    if asked.image:
+        return packages
+    listed = [
+        *packages,
         Mount("tracefs", "/sys/kernel/tracing", "names the kernel's tracepoints"),
         Mount("debugfs", "/sys/kernel/debug", "older tools look for tracepoints and kprobes there"),
         Mount("bpf", "/sys/fs/bpf", "bpftool expects it"),
@@ -43,6 +52,11 @@ def steps(user: str | None, *, given_up: list[str] | None = None) -> list[Step]:
     if user is not None:
         listed += [Launcher(user), TracefsForGroup()]
     return listed
+
+
+def _all_steps() -> list[Step]:
+    """Every step that may have done something here, whatever was asked for then."""
+    return steps("", asked=Wish(parts=PARTS))
 
 
 def _who() -> str | None:
@@ -80,16 +94,19 @@ def _impossible() -> str | None:
     """Why nothing can be set up on this system at all, with the remedy, in one line; None where it can."""
     if platform.system() == "Linux":
         return None
-    remedy = "live needs a Linux machine (on a Mac a Lima guest, by two commands: lima/README.md)"
+    remedy = "live needs a Linux machine (on a Mac a Lima guest: ./task lima-start, then ./task lima-lab; lima/README.md)"
     return f"set-up: {platform.system()} has no eBPF for the lab, so it runs in replay; {remedy}"
 
 
-def setup(*, assume_yes: bool = False, dry: bool = False, quiet: bool = False) -> int:
+def setup(
+    *, assume_yes: bool = False, dry: bool = False, quiet: bool = False, asked: Wish | None = None
+) -> int:
     """Name, then install, mount and grant what live measurement needs.
 
     :param assume_yes: do not ask.
     :param dry: only say what would be done.
     :param quiet: say nothing when there is nothing to do.
+    :param asked: parts by name, another kernel, or an image; all of it is then needed, and what lacks is an error.
     :returns: 0 when all is done, or nothing more can be done on this system; 3 when something remains undone that
         could be done (declined, no sudo, a failing mount). In both cases the lab goes on, in replay if need be.
     """
@@ -100,7 +117,8 @@ def setup(*, assume_yes: bool = False, dry: bool = False, quiet: bool = False) -
     wrap_kernelspec()
     user = _who()
     given_up = Done.load().given_up if quiet else []
-    plan = _plan(steps(user, given_up=given_up))
+    asked = asked or Wish()
+    plan = _plan(steps(user, asked=asked, given_up=given_up))
     if not plan:
         if not quiet:
             _say("set-up: nothing to do, this machine has all that the lab asks for")
@@ -113,9 +131,10 @@ def setup(*, assume_yes: bool = False, dry: bool = False, quiet: bool = False) -
         _say("set-up: left as it is; what needs the kernel runs in replay (./task setup asks again)")
         return REPLAY_ONLY
     if os.geteuid() == 0:
-        return apply(user)
+        return apply(user, asked)
     return _by_sudo(
-        ["apply", "--for-user", user or "root"], instead="set-up: not done, and the lab runs in replay"
+        ["apply", "--for-user", user or "root", *asked.arguments()],
+        instead="set-up: not done, and the lab runs in replay",
     )
 
 
@@ -148,12 +167,16 @@ def _alone() -> Iterator[None]:
 
 
 @_alone()
-def apply(user: str | None) -> int:
-    """Do all that is missing, as root; a failing step is reported and does not stop the others."""
+def apply(user: str | None, asked: Wish | None = None) -> int:
+    """Do all that is missing, as root; a failing step is reported and does not stop the others.
+
+    :returns: as :func:`setup`. Parts that were asked for by name and cannot be had are 3, not 0.
+    """
+    asked = asked or Wish()
     worst = READY
     out_of_reach = ""
     done = Done.load()
-    for step, _ in _plan(steps(user)):
+    for step, _ in _plan(steps(user, asked=asked)):
         _say(f"set-up: {step.name}")
         try:
             step.apply(done)
@@ -164,7 +187,10 @@ def apply(user: str | None) -> int:
             _say(f"set-up: {error}")
         finally:
             done.save()
-    if out_of_reach:
+    if out_of_reach and asked != Wish():
+        worst = REPLAY_ONLY
+        _say(f"set-up: {out_of_reach}")
+    elif out_of_reach:
         _say(f"set-up: the lab runs in replay: {out_of_reach}")
     elif worst == READY:
         _say("set-up: done (./task uninstall takes it back)")
@@ -177,7 +203,7 @@ def uninstall(*, assume_yes: bool = False, dry: bool = False) -> int:
     :returns: 0 when it is done, 3 when something could not be taken back, or was not wanted.
     """
     done = Done.load()
-    plan = [(step, lines) for step in reversed(steps("")) if (lines := step.owned(done))]
+    plan = [(step, lines) for step in reversed(_all_steps()) if (lines := step.owned(done))]
     cache = cache_dir()
     if plan:
         _say("uninstall: takes back what set-up did here" + (" (dry run: it does not)" if dry else ""))
@@ -205,7 +231,7 @@ def undo() -> int:
     """Take everything back, as root, in the opposite order."""
     worst = READY
     done = Done.load()
-    for step in reversed(steps("")):
+    for step in reversed(_all_steps()):
         if not step.owned(done):
             continue
         _say(f"uninstall: {step.name}")

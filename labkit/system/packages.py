@@ -6,11 +6,12 @@ import platform
 import re
 import shutil
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from labkit.errors import LabkitError
 from labkit.kernel import bcc, headers
 from labkit.system.step import Done, OutOfReach, SetupFailed, Step, command
+from labkit.system.wish import Wish
 
 __all__ = ["Packages", "Want", "install", "parse_candidates", "parse_simulation"]
 
@@ -26,12 +27,14 @@ _QUIET = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_SUSPEND": "1", "APT_
 class Want:
     """Something the lab uses from the system.
 
+    :param part: what it is called in a :class:`~labkit.system.wish.Wish`.
     :param what: what it is, for people.
     :param packages: packages that provide it, the best first; the first one that the archive has is taken.
     :param present: True if the machine has it already, from wherever.
     :param needed: False if the lab goes on without it.
     """
 
+    part: str
     what: str
     packages: tuple[str, ...]
     present: Callable[[], bool]
@@ -54,25 +57,69 @@ def _has_headers() -> bool:
     return True
 
 
-def _has_tool(name: str) -> Callable[[], bool]:
-    return lambda: any(shutil.which(name, path=path) for path in (None, _SBIN))
+def _has_tool(*names: str) -> Callable[[], bool]:
+    return lambda: any(shutil.which(name, path=path) for name in names for path in (None, _SBIN))
 
 
-def wants() -> list[Want]:
-    """All that the lab uses; offsets come from BTF, so any headers serve, those that match first."""
+def _headers_packages(asked: Wish) -> tuple[str, ...]:
+    """Headers of a kernel, and after them those that the archive has instead, of the same flavour first.
+
+    >>> _headers_packages(Wish(kernel="6.12.9+deb13-cloud-amd64"))[0]
+    'linux-headers-6.12.9+deb13-cloud-amd64'
+    """
+    kernel = asked.kernel or platform.release()
     arch = _DEBIAN_ARCH.get(platform.machine(), platform.machine())
-    matching = f"linux-headers-{platform.release()}"
+    nearest = [f"linux-headers-{arch}", f"linux-headers-cloud-{arch}", "linux-headers-generic"]
+    if "-cloud-" in kernel:
+        nearest = [nearest[1], nearest[0], nearest[2]]
+    # An image is for other kernels than the one that it is built on.
+    exact = [] if asked.image and not asked.kernel else [f"linux-headers-{kernel}"]
+    return (*exact, *nearest)
+
+
+def _everything(asked: Wish) -> list[Want]:
     return [
-        Want("bcc, the compiler of the lab's programs", ("python3-bpfcc",), _has_bcc),
+        Want("bcc", "bcc, the compiler of the lab's programs", ("python3-bpfcc",), _has_bcc),
         Want(
+            "headers",
             "kernel headers for it, those of this kernel or the nearest",
-            (matching, f"linux-headers-{arch}", f"linux-headers-cloud-{arch}", "linux-headers-generic"),
+            _headers_packages(asked),
             _has_headers,
         ),
-        Want("shows what is loaded", ("bpftool", "linux-tools-common"), _has_tool("bpftool"), needed=False),
-        Want("known workloads", ("stress-ng",), _has_tool("stress-ng"), needed=False),
-        Want("loads kernel modules (headers in the kernel)", ("kmod",), _has_tool("modprobe"), needed=False),
+        Want(
+            "bpftool",
+            "shows what is loaded",
+            ("bpftool", "linux-tools-common"),
+            _has_tool("bpftool"),
+            needed=False,
+        ),
+        Want("stress-ng", "known workloads", ("stress-ng",), _has_tool("stress-ng"), needed=False),
+        Want(
+            "kmod",
+            "loads kernel modules (headers in the kernel)",
+            ("kmod",),
+            _has_tool("modprobe"),
+            needed=False,
+        ),
+        Want("containers", "builds container images", ("podman", "docker.io"), _has_tool("podman", "docker")),
+        Want("containers", "lets a user build them", ("uidmap",), _has_tool("newuidmap")),
+        Want(
+            "containers",
+            "gives their builds a network",
+            ("passt", "slirp4netns"),
+            _has_tool("pasta", "slirp4netns"),
+        ),
     ]
+
+
+def wants(asked: Wish | None = None) -> list[Want]:
+    """All that the lab uses, or what a wish asks for; offsets come from BTF, so any headers serve.
+
+    What is named in a wish is needed: who asks for it does not go on without.
+    """
+    asked = asked or Wish()
+    chosen = [want for want in _everything(asked) if want.part in asked.chosen]
+    return [replace(want, needed=True) for want in chosen] if asked.parts else chosen
 
 
 def parse_candidates(policy: str) -> set[str]:
@@ -121,14 +168,18 @@ class Packages(Step):
     name = "packages"
     why = "programs are compiled on this machine, for this kernel"
 
-    def __init__(self, given_up: Collection[str] = ()) -> None:
-        """:param given_up: packages that need not be asked for again, if the lab goes on without them."""
+    def __init__(self, given_up: Collection[str] = (), asked: Wish | None = None) -> None:
+        """
+        :param given_up: packages that need not be asked for again, if the lab goes on without them.
+        :param asked: which of them, and for which kernel; the usual ones for the running kernel by default.
+        """
         self.given_up = frozenset(given_up)
+        self.asked = asked or Wish()
 
     def _absent(self) -> list[Want]:
         return [
             want
-            for want in wants()
+            for want in wants(self.asked)
             if (want.needed or want.packages[0] not in self.given_up) and not want.present()
         ]
 
@@ -187,7 +238,7 @@ class Packages(Step):
         except SetupFailed as first:
             # Usually lists older than the archive. Once more with fresh ones, and only what is needed.
             self._update()
-            needed = {name for want in wants() if want.needed for name in want.packages}
+            needed = {name for want in wants(self.asked) if want.needed for name in want.packages}
             try:
                 install([name for name in names if name in needed] or names, done)
             except SetupFailed as error:

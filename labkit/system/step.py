@@ -12,7 +12,7 @@ from pathlib import Path
 
 from labkit.errors import LabkitError
 
-__all__ = ["Done", "OutOfReach", "SetupFailed", "Step", "command"]
+__all__ = ["Done", "OutOfReach", "SetupFailed", "Step", "command", "remove_files"]
 
 STATE_FILE = Path("/var/lib/labkit/setup.json")
 
@@ -159,3 +159,16 @@ def command(argv: Sequence[str], *, env: Mapping[str, str] | None = None, what: 
     if result.returncode:
         raise SetupFailed(what, why=f"{argv[0]} ended with {result.returncode}: {_telling(result.stdout)}")
     return result.stdout
+
+
+def remove_files(done: Done, below: Path) -> list[str]:
+    """Remove the files and folders that are ours at or below a folder, the last made first; returns them."""
+    ours = [path for path in done.files if Path(path).is_relative_to(below)]
+    for path in reversed(ours):
+        if Path(path).is_dir():
+            if not any(Path(path).iterdir()):
+                Path(path).rmdir()
+        else:
+            Path(path).unlink(missing_ok=True)
+        done.files.remove(path)
+    return ours

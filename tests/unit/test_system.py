@@ -12,11 +12,11 @@ import pytest
 
 from labkit.kernel.privilege import privilege
 from labkit.system import launch, setup
-from labkit.system.access import file_capabilities, remove_files
+from labkit.system.access import file_capabilities
 from labkit.system.kernelspec import wrap_kernelspec
 from labkit.system.mounts import mount_options
 from labkit.system.packages import Packages, parse_candidates, parse_simulation
-from labkit.system.step import Done, OutOfReach, SetupFailed, command
+from labkit.system.step import Done, OutOfReach, SetupFailed, command, remove_files
 
 POLICY = """\
 python3-bpfcc:

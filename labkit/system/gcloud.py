@@ -1,0 +1,64 @@
+"""Google's command line, from Google's own archive: only where it was asked for by name."""
+
+from __future__ import annotations
+
+import shutil
+import urllib.request
+from pathlib import Path
+
+from labkit.system.packages import install
+from labkit.system.step import Done, OutOfReach, SetupFailed, Step, command, remove_files
+
+__all__ = ["Gcloud"]
+
+# https://cloud.google.com/sdk/docs/install#deb
+_KEY_URL = "https://packages.cloud.google.com/apt/doc/apt-key.gpg"
+_ARCHIVE = "https://packages.cloud.google.com/apt"
+_KEY = Path("/usr/share/keyrings/labkit-google-cloud.asc")
+_SOURCE = Path("/etc/apt/sources.list.d/labkit-google-cloud.sources")
+_PACKAGE = "google-cloud-cli"
+
+
+class Gcloud(Step):
+    """``gcloud`` for the registry and for GKE. Debian has no package of it."""
+
+    name = "gcloud"
+    why = "signs in to Google's registry and clusters"
+
+    def missing(self) -> list[str]:
+        return [] if shutil.which("gcloud") else [f"add {_ARCHIVE} to apt's sources, install {_PACKAGE}"]
+
+    def apply(self, done: Done) -> None:
+        if not shutil.which("apt-get"):
+            raise OutOfReach(
+                "gcloud cannot be installed", why="this system has no apt-get",
+                remedy="https://cloud.google.com/sdk/docs/install",
+            )  # fmt: skip
+        try:
+            with urllib.request.urlopen(_KEY_URL, timeout=30) as answer:
+                key = answer.read()
+        except OSError as error:
+            raise OutOfReach(
+                "the key of Google's archive cannot be fetched", why=str(error), remedy="get on the network"
+            ) from error
+        done.made(_KEY)
+        done.made(_SOURCE)
+        done.save()
+        _KEY.write_bytes(key)
+        _SOURCE.write_text(
+            f"Types: deb\nURIs: {_ARCHIVE}\nSuites: cloud-sdk\nComponents: main\nSigned-By: {_KEY}\n"
+        )
+        try:
+            command(["apt-get", "-q", "update"])
+            install([_PACKAGE], done)
+        except SetupFailed as error:
+            raise OutOfReach(
+                f"{_PACKAGE} cannot be installed", why=error.why, remedy="get on the network"
+            ) from error
+
+    def owned(self, done: Done) -> list[str]:
+        return [f"remove {path}" for path in (str(_SOURCE), str(_KEY)) if path in done.files]
+
+    def undo(self, done: Done) -> None:
+        for path in (_SOURCE, _KEY):
+            remove_files(done, path)
