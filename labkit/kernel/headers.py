@@ -81,16 +81,12 @@ def _complete(trees: tuple[Path, ...]) -> bool:
 
 def _with_common(tree: Path) -> tuple[Path, ...]:
     """A tree together with the half it leaves out: Debian's ``-common`` folder, or a ``source`` link's target."""
-    candidates = []
-    match = re.search(r"linux-headers-(\d+\.\d+\.\d+-\d+|\d+\.\d+\.\d+)", tree.resolve().name)
-    if match:
-        parent = tree.resolve().parent
-        candidates += [
-            parent / f"linux-headers-{match.group(1)}-common",
-            parent / f"linux-headers-{match.group(1)}",
-        ]
-        name = re.sub(r"-[a-z0-9]+$", "-common", tree.resolve().name)
-        candidates.append(parent / name)
+    # 6.1.0-44-cloud-amd64 -> 6.1.0-44-common, 6.12.107+deb13-cloud-amd64 -> 6.12.107+deb13-common; Ubuntu's common tree
+    # has no suffix at all: 6.8.0-31-generic -> 6.8.0-31.
+    whole = tree.resolve()
+    words = whole.name.split("-")  # linux, headers, the version, and what else
+    stems = ["-".join(words[:length]) for length in range(len(words) - 1, 2, -1)]
+    candidates = [whole.parent / name for stem in stems for name in (f"{stem}-common", stem)]
     source = tree.parent / "source"
     if tree.name == "build" and source.exists():
         candidates.append(source)

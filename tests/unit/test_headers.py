@@ -50,6 +50,27 @@ def test_the_nearest_version_is_taken_and_said_not_to_match(
     assert "not of the running kernel" in found.describe()
 
 
+@pytest.mark.parametrize(
+    ("flavour", "common"),
+    [
+        ("6.1.0-44-cloud-amd64", "6.1.0-44-common"),
+        ("6.1.0-44-amd64", "6.1.0-44-common"),
+        ("6.12.107+deb13-cloud-amd64", "6.12.107+deb13-common"),
+        ("6.12.107+deb13-amd64", "6.12.107+deb13-common"),
+        ("6.8.0-31-generic", "6.8.0-31"),
+    ],
+)
+def test_the_common_half_is_found_by_its_name(
+    flavour: str, common: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LABKIT_HEADERS", raising=False)
+    _write(tmp_path / f"usr/src/linux-headers-{flavour}/include/generated/autoconf.h")
+    half = tmp_path / f"usr/src/linux-headers-{common}"
+    for name in ("include/linux/kconfig.h", "include/uapi/linux/bpf.h", f"arch/{ARCH}/include/asm/page.h"):
+        _write(half / name)
+    assert find(tmp_path).trees[0] == half
+
+
 def test_split_trees_are_merged_into_one_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "release", lambda: "6.1.0-56-amd64")
     _debian(tmp_path, "6.1.0-56")
