@@ -158,5 +158,17 @@ def notebook(arguments: tuple[str, ...]) -> None:
     open_lab(arguments)
 
 
+@main.command()
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to make it in (build/site).")
+@click.option(
+    "--outcomes", type=click.Path(path_type=Path), default=None, help="Where runs lie (default: outcomes/)."
+)
+def site(out: Path | None, outcomes: Path | None) -> None:
+    """The last run's chapters as a static site, with search; executes nothing, loads nothing from elsewhere."""
+    from labkit.site import site_command
+
+    sys.exit(site_command(out, outcomes=outcomes))
+
+
 if __name__ == "__main__":
     main()

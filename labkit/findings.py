@@ -204,14 +204,14 @@ class Finding(Shown):
         if self.note:
             rows.append(("note", self.note))
         cells = "".join(
-            f'<tr><td style="text-align:left;color:#666;padding:0 1em 0 0">{label}</td>'
+            f'<tr><td style="text-align:left;opacity:.7;padding:0 1em 0 0">{label}</td>'
             f'<td style="text-align:left;padding:0">{text.html(content)}</td></tr>'
             for label, content in rows
         )
         return (
             f'<div class="labkit-finding" style="border-left:4px solid {colour};'
             'padding:.3em .8em;margin:.5em 0">'
-            f'{head} <span style="color:#666">({self.mode})</span>'
+            f'{head} <span style="opacity:.7">({self.mode})</span>'
             f'<table style="border:0;margin:0">{cells}</table></div>'
         )
 

@@ -23,7 +23,7 @@ from pygments.formatters import HtmlFormatter  # type: ignore[import-untyped]
 from labkit import text
 from labkit.harvest import name_figures
 
-__all__ = ["index_page", "notebook_page"]
+__all__ = ["defused", "index_page", "notebook_page"]
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _ACTIVE = ("script", "link", "iframe", "frame", "object", "embed", "base", "meta", "form", "applet", "portal")
@@ -77,7 +77,7 @@ def notebook_page(notebook: Any, *, entry: Mapping[str, Any], kernel: str) -> st
         f'<span class="mode">{text.html(mode)}</span> · Linux {text.html(kernel)} · '
         f"{_status(entry)} · {entry['seconds']:.1f} s</header>"
     )
-    return _page(entry["name"], head + _problems(entry) + _defused(content))
+    return _page(entry["name"], head + _problems(entry) + defused(content))
 
 
 def index_page(readme: str, folder: Path) -> str:
@@ -92,7 +92,7 @@ def index_page(readme: str, folder: Path) -> str:
         if target.startswith(("pages/", "notebooks/")):
             link["href"] = target.removeprefix("pages/") if target.startswith("pages/") else f"../{target}"
     title = soup.find("h1")
-    return _page(title.get_text() if title else "A run", _defused(str(soup)))
+    return _page(title.get_text() if title else "A run", defused(str(soup)))
 
 
 @cache
@@ -138,7 +138,7 @@ def _page(title: str, body: str) -> str:
     )
 
 
-def _defused(html: str) -> str:
+def defused(html: str) -> str:
     """``html`` without anything that loads or runs: elements, attributes, style rules."""
     soup = BeautifulSoup(html, "html.parser")
     for element in soup.find_all(_ACTIVE):

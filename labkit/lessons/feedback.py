@@ -56,13 +56,14 @@ class Feedback(Shown):
         colour = "#2e7d32" if self.passed else "#8a6d00" if self.answered else "#666"
         said = text.html(self.message) if self.answered else ""
         rest = "".join(
-            f'<div style="color:#555">{text.html(line)}</div>'
+            f'<div style="opacity:.8">{text.html(line)}</div>'
             for line in (self.question if not self.passed else "", self.hint)
             if line
         )
         html = (
             f'<div style="border-left:4px solid {colour};padding:.3em .8em;margin:.5em 0">'
-            f'<b style="color:{colour}">{self.verdict}.</b> {said}{rest}</div>'
+            f'<b style="color:#fff;background:{colour};padding:.05em .45em;border-radius:.3em">{self.verdict}</b> '
+            f"{said}{rest}</div>"
         )
         return {"text/html": html, "text/plain": str(self)}
 

@@ -28,8 +28,11 @@ FLOORS = {
         "outcomes",
         "pages",
         "first",
+        "functions",
+        "glossary",
+        "links",
     },
-    8: {"cli", "runner", "doctor", "system", "workbench"},
+    8: {"cli", "runner", "doctor", "system", "workbench", "site"},
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names}
 APART = {"_bcc_worker", "__init__"}  # a process of its own; the lazy public face
