@@ -68,7 +68,7 @@ def test_the_common_half_is_found_by_its_name(
     half = tmp_path / f"usr/src/linux-headers-{common}"
     for name in ("include/linux/kconfig.h", "include/uapi/linux/bpf.h", f"arch/{ARCH}/include/asm/page.h"):
         _write(half / name)
-    assert find(tmp_path).trees[0] == half
+    assert headers.find(tmp_path).trees[0] == half
 
 
 def test_split_trees_are_merged_into_one_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
