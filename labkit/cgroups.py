@@ -1,8 +1,12 @@
 """Control groups of our own: made for workloads, and removed whatever happens.
 
-They lie under ``labkit-PID-START`` in the cgroup2 tree (v2, or the unified tree of a hybrid machine), the name telling
-whose they are. They are removed by the context manager; if the process dies before, by the janitor; if that dies too, by
+They lie under ``labkit-PID-START-N`` in the cgroup2 tree (v2, or the unified tree of a hybrid machine), the name telling
+whose they are; where weight or quota are asked for and the cpu controller is mounted as v1, the same folders lie in its
+tree too. They are removed by the context manager; if the process dies before, by the janitor; if that dies too, by
 :func:`sweep`, which every run calls first.
+
+Sources: ``Documentation/admin-guide/cgroup-v2.rst`` (``cpu.max``, ``cpu.weight``, ``cgroup.subtree_control``, the
+no-internal-process rule), ``Documentation/scheduler/sched-bwc.rst`` (``cpu.cfs_quota_us``).
 """
 
 from __future__ import annotations
@@ -14,17 +18,20 @@ import re
 import subprocess
 import sys
 import threading
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import IO, Self
 
-from labkit._janitor import remove_cgroup, start_ticks
+from labkit._janitor import disable_cpu, remove_cgroup, start_ticks
 from labkit.errors import CgroupError
-from labkit.kernel.cgroup import hierarchy
+from labkit.kernel.cgroup import Hierarchy, hierarchy
 
-__all__ = ["Janitor", "Scope", "janitor", "sweep"]
+__all__ = ["Group", "Janitor", "Scope", "janitor", "sweep"]
 
 _PREFIX = "labkit"
+_AS_ROOT = "as root it works; an ordinary user needs a delegated subtree. Workloads also run without cgroups"
 
 
 class Janitor:
@@ -64,6 +71,10 @@ class Janitor:
         """Remove this cgroup, with what is in it, when we are gone."""
         self._say(f"cgroup {path}")
 
+    def watch_controller(self, control: Path) -> None:
+        """Take the cpu controller out of this ``cgroup.subtree_control`` again when we are gone."""
+        self._say(f"controller {control}")
+
     def release_pid(self, pid: int) -> None:
         """The process has been dealt with."""
         self._say(f"-pid {pid}")
@@ -71,6 +82,10 @@ class Janitor:
     def release_cgroup(self, path: Path) -> None:
         """The cgroup has been removed."""
         self._say(f"-cgroup {path}")
+
+    def release_controller(self, control: Path) -> None:
+        """The controller has been taken out."""
+        self._say(f"-controller {control}")
 
     def close(self) -> None:
         """End the janitor; it cleans what is still on its list."""
@@ -86,37 +101,79 @@ janitor = Janitor()
 atexit.register(janitor.close)
 
 
-class Scope:
-    """A cgroup of our own with one child per name.
+@dataclass(frozen=True)
+class Group:
+    """A cgroup to make, with its limits.
 
-    :param names: children to make, such as ``["service", "hog"]``.
+    :param path: below the scope's own cgroup, such as ``service`` or ``pod/service``; what lies above is made too.
+    :param weight: ``cpu.weight`` (1 to 10000; 100 is what a new cgroup has). It counts among siblings only.
+    :param quota_us: CPU time it may use in each period, all its tasks together; 0: as much as there is.
+    :param period_us: length of a period.
+    """
+
+    path: str
+    weight: int = 100
+    quota_us: int = 0
+    period_us: int = 100_000
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return PurePosixPath(self.path).name
+
+
+class Scope:
+    """A cgroup of our own with the given ones in it.
+
+    :param groups: cgroups to make, as names or as :class:`Group`, such as ``["service", "hog"]``.
+    :param cpu: make them in the cpu controller too. Without it there is neither weight nor quota, and all of them
+        compete as if they were in the cgroup that this process is in.
 
     >>> with Scope(["service"]) as scope:              # doctest: +SKIP
     ...     scope.add("service", os.getpid())
     """
 
-    def __init__(self, names: list[str]) -> None:
+    def __init__(self, groups: Sequence[str | Group], *, cpu: bool = False) -> None:
         tree = hierarchy()
         if tree.unified is None:
             raise CgroupError("no cgroup2 tree to make a cgroup in", why=f"cgroups are {tree.mode} here")
         self._tree = tree
-        self.names = list(dict.fromkeys(names))
+        self.groups = _with_ancestors(groups)
+        self.names = list(self.groups)
+        self.cpu = cpu
+        self._v1 = tree.controllers.get("cpu") if cpu else None
         mark = f"{_PREFIX}-{os.getpid()}-{start_ticks(os.getpid())}"
-        serial = next(n for n in range(10_000) if not (tree.unified / f"{mark}-{n}").exists())
+        serial = next(
+            n for n in range(10_000) if not any((t / f"{mark}-{n}").exists() for t in self._trees())
+        )
         self.root = tree.unified / f"{mark}-{serial}"
+        self._enabled: Path | None = None
+
+    def _trees(self) -> list[Path]:
+        assert self._tree.unified is not None
+        return [self._tree.unified, *([self._v1] if self._v1 else [])]
+
+    def _roots(self) -> list[Path]:
+        return [tree / self.root.name for tree in self._trees()]
 
     def __enter__(self) -> Self:
-        janitor.watch_cgroup(self.root)
+        for root in self._roots():
+            janitor.watch_cgroup(root)
         try:
-            for folder in (self.root, *(self.root / name for name in self.names)):
-                folder.mkdir()
+            if self.cpu and self._v1 is None:
+                self._enable_at_the_top()
+            for root in self._roots():
+                self._make(root)
+            for name, group in self.groups.items():
+                self._limit(name, group)
         except OSError as error:
             self.close()
             raise CgroupError(
-                f"cannot make the cgroup {error.filename}",
-                why=error.strerror or str(error),
-                remedy="as root it works; an ordinary user needs a delegated subtree. Workloads also run without cgroups",
+                f"cannot make the cgroup {error.filename}", why=error.strerror or str(error), remedy=_AS_ROOT
             ) from error
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(
@@ -124,40 +181,134 @@ class Scope:
     ) -> None:
         self.close()
 
+    def _enable_at_the_top(self) -> None:
+        """On v2 a cgroup has cpu.max only if its parent hands the controller down."""
+        top = self._tree.unified
+        assert top is not None
+        if "cpu" not in (top / "cgroup.controllers").read_text().split():
+            raise CgroupError(
+                "weights and quotas cannot be set here",
+                why=f"the cgroup2 tree at {top} has no cpu controller",
+                remedy="run where the cpu controller is mounted (v1) or delegated (v2)",
+            )
+        control = top / "cgroup.subtree_control"
+        if "cpu" not in control.read_text().split():
+            janitor.watch_controller(control)
+            self._enabled = control
+            control.write_text("+cpu")
+
+    def _make(self, root: Path) -> None:
+        """Outer ones first. On v2 processes live in the leaves only, so every inner one may hand the controller down."""
+        root.mkdir()
+        inner = {root, *(root / parent for name in self.groups for parent in _parents(name))}
+        for name in ("", *self.groups):
+            folder = root / name if name else root
+            if name:
+                folder.mkdir()
+            if self.cpu and self._v1 is None and folder in inner:
+                (folder / "cgroup.subtree_control").write_text("+cpu")
+
+    def _limit(self, name: str, group: Group) -> None:
+        folder = self.cpu_folder(name)
+        if folder is None:
+            if group.quota_us or group.weight != 100:
+                raise CgroupError(f"{name} has a weight or quota, and no cpu controller was asked for")
+            return
+        if self._v1 is not None:
+            if group.quota_us:
+                (folder / "cpu.cfs_period_us").write_text(str(group.period_us))
+                (folder / "cpu.cfs_quota_us").write_text(str(group.quota_us))
+            # As the kernel itself relates the two: weight 100 is 1024 shares (CGROUP_WEIGHT_DFL, sched_weight_from_cgroup).
+            (folder / "cpu.shares").write_text(str(round(group.weight * 1024 / 100)))
+            return
+        if group.quota_us:
+            (folder / "cpu.max").write_text(f"{group.quota_us} {group.period_us}")
+        (folder / "cpu.weight").write_text(str(group.weight))
+
     def add(self, name: str, pid: int) -> None:
-        """Move a process into a child.
+        """Move a process into one of the cgroups.
 
         :raises CgroupError: if the kernel refuses.
         """
-        try:
-            (self.root / name / "cgroup.procs").write_text(str(pid))
-        except OSError as error:
-            raise CgroupError(
-                f"process {pid} cannot join {self.path(name)}", why=error.strerror or ""
-            ) from error
+        for root in self._roots():
+            _move(pid, root / name, self.path(name))
+
+    def add_to_root(self, pid: int, *, cpu_only: bool = False) -> None:
+        """Move a process into the root cgroup, outside every container.
+
+        :param cpu_only: of a v1 cpu controller only (there real-time tasks may run); it keeps its place otherwise.
+        :raises CgroupError: if the kernel refuses.
+        """
+        unified, v1 = self._tree.unified, self._tree.controllers.get("cpu")
+        assert unified is not None
+        for top in [*([] if cpu_only else [unified]), *([v1] if v1 else [])]:
+            _move(pid, top, "/")
 
     def path(self, name: str) -> str:
-        """Path of a child in the cgroup2 tree."""
+        """Path of one of the cgroups in the cgroup2 tree."""
         assert self._tree.unified is not None
         return "/" + str((self.root / name).relative_to(self._tree.unified))
 
+    def cpu_path(self, name: str) -> str:
+        """Path in the cpu controller's tree; the root if the cgroup was not made there."""
+        return self.path(name) if self.cpu else "/"
+
+    def folder(self, name: str) -> Path:
+        """Its directory in the cgroup2 tree."""
+        return self.root / name
+
+    def cpu_folder(self, name: str) -> Path | None:
+        """Its directory in the cpu controller's tree, None if it was not made there."""
+        return self._roots()[-1] / name if self.cpu else None
+
     def id(self, name: str) -> int:
-        """cgroup id of a child: its inode."""
+        """cgroup id: the inode in the cgroup2 tree."""
         return self._tree.id_of(self.path(name))
 
     def close(self) -> None:
         """Kill what is inside and remove the cgroups. May be called twice."""
-        if remove_cgroup(str(self.root)):
+        for root in self._roots():
+            if remove_cgroup(str(root)):
+                with contextlib.suppress(OSError):
+                    janitor.release_cgroup(root)
+        if self._enabled is not None:
+            disable_cpu(str(self._enabled))
             with contextlib.suppress(OSError):
-                janitor.release_cgroup(self.root)
+                janitor.release_controller(self._enabled)
+            self._enabled = None
+
+
+def _move(pid: int, folder: Path, name: str) -> None:
+    try:
+        (folder / "cgroup.procs").write_text(str(pid))
+    except OSError as error:
+        raise CgroupError(f"process {pid} cannot join {name}", why=error.strerror or "") from error
+
+
+def _parents(path: str) -> list[str]:
+    """The groups above one, outermost first."""
+    parts = PurePosixPath(path).parts
+    return ["/".join(parts[:n]) for n in range(1, len(parts))]
+
+
+def _with_ancestors(groups: Sequence[str | Group]) -> dict[str, Group]:
+    """Path -> group, an outer one before those in it."""
+    given = [Group(group) if isinstance(group, str) else group for group in groups]
+    limits = {group.path: group for group in given}
+    paths = dict.fromkeys(path for group in given for path in (*_parents(group.path), group.path))
+    return {path: limits.get(path, Group(path)) for path in paths}
 
 
 def sweep() -> list[str]:
     """Remove cgroups of ours whose owner is gone; returns their names. What cannot be removed is left alone."""
-    unified = hierarchy().unified
-    removed = []
-    for folder in unified.glob(f"{_PREFIX}-*-*-*") if unified else []:
+    removed: dict[str, None] = {}
+    for folder in _ours(hierarchy()):
         match = re.fullmatch(rf"{_PREFIX}-(\d+)-(\d+)-\d+", folder.name)
         if match and start_ticks(match.group(1)) != match.group(2) and remove_cgroup(str(folder)):
-            removed.append(folder.name)
-    return removed
+            removed[folder.name] = None
+    return list(removed)
+
+
+def _ours(tree: Hierarchy) -> list[Path]:
+    tops = [top for top in (tree.unified, tree.controllers.get("cpu")) if top is not None]
+    return [folder for top in tops for folder in top.glob(f"{_PREFIX}-*-*-*")]

@@ -1,7 +1,9 @@
 """Independent witnesses: the kernel's own counters that measurements are held against.
 
 Each function reads ``/proc`` or the cgroup file system, never BPF. Sources: ``Documentation/scheduler/sched-stats.rst``
-(schedstat), ``Documentation/filesystems/proc.rst`` (status, stat).
+(schedstat), ``Documentation/filesystems/proc.rst`` (status, stat), ``Documentation/admin-guide/cgroup-v2.rst`` (cpu.stat,
+cpu.max, cpu.weight), ``Documentation/scheduler/sched-bwc.rst`` (the same on v1), ``Documentation/accounting/psi.rst``
+(cpu.pressure).
 """
 
 from __future__ import annotations
@@ -12,9 +14,15 @@ from pathlib import Path
 
 import pandas as pd
 
+from labkit.errors import UnsupportedKernel
+
 __all__ = [
     "context_switches",
+    "cpu_limits",
+    "cpu_stat",
     "object_sizes",
+    "pressure",
+    "require_schedstat",
     "schedstat",
     "switches",
     "threads_of",
@@ -50,6 +58,29 @@ def schedstat(pids: Iterable[int]) -> pd.DataFrame:
             continue
         rows.append((pid, int(run), int(delay), int(slices)))
     return pd.DataFrame(rows, columns=["pid", "run_ns", "run_delay_ns", "timeslices"]).astype("int64")
+
+
+def require_schedstat(proc: Path = Path("/proc")) -> None:
+    """See to it that the kernel keeps an account of waits.
+
+    :raises UnsupportedKernel: if it does not: no ``/proc/PID/schedstat`` (``CONFIG_SCHED_INFO`` is not set), or zeros only
+        (``sched_info_on()`` is false, ``proc_pid_schedstat`` in ``fs/proc/base.c``).
+    """
+    remedy = "run on a kernel with CONFIG_SCHED_INFO (CONFIG_SCHEDSTATS or CONFIG_TASK_DELAY_ACCT selects it), or in replay"
+    try:
+        fields = (proc / "self/schedstat").read_text().split()
+    except OSError as error:
+        raise UnsupportedKernel(
+            "this kernel keeps no account of how long tasks wait",
+            why=f"{error.filename}: {error.strerror}; CONFIG_SCHED_INFO is not set",
+            remedy=remedy,
+        ) from error
+    if int(fields[0]) == 0:
+        raise UnsupportedKernel(
+            "this kernel's account of how long tasks wait is turned off",
+            why="/proc/self/schedstat says that this very process has never run",
+            remedy=remedy,
+        )
 
 
 def switches(pids: Iterable[int]) -> pd.DataFrame:
@@ -115,3 +146,99 @@ def object_sizes(caches: Iterable[str]) -> pd.DataFrame:
             continue
     frame = pd.DataFrame(rows, columns=["cache", "object_bytes"])
     return frame.astype({"cache": "str", "object_bytes": "int64"})
+
+
+def _flat(path: Path) -> dict[str, int]:
+    """A flat keyed file of the cgroup file system; empty if it is not there."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return {}
+    return {key: int(value) for key, value in (line.split() for line in lines)}
+
+
+def _nanoseconds(found: dict[str, int], v1: str, v2: str) -> int | None:
+    if v1 in found:
+        return found[v1]
+    return found[v2] * 1000 if v2 in found else None
+
+
+def cpu_stat(folders: Iterable[str | Path]) -> pd.DataFrame:
+    """What the cpu controller counts of cgroups, each with all that is below it: ``cpu.stat`` and ``cpu.stat.local``.
+
+    ``throttled_ns`` is wall time, summed over the CPUs on which the cgroup's own quota held it back while it had tasks that
+    wanted to run there; ``throttled_local_ns`` (6.6 and later) is the same, under its own or any ancestor's quota.
+
+    :param folders: directories of cgroups, of the cgroup2 tree or of a v1 cpu controller.
+    :returns: columns ``folder`` (str), and as Int64, NA where the file does not tell: ``periods`` and ``nr_throttled``
+        (periods that passed while there was a quota, and those in which it ran out), ``throttled_ns``,
+        ``throttled_local_ns``, ``usage_ns`` (CPU time used; v1 has it in cpuacct). A cgroup that is gone has NA throughout.
+    """
+    rows = []
+    for folder in folders:
+        stat, local = _flat(Path(folder) / "cpu.stat"), _flat(Path(folder) / "cpu.stat.local")
+        rows.append(
+            (
+                str(folder),
+                stat.get("nr_periods"),
+                stat.get("nr_throttled"),
+                _nanoseconds(stat, "throttled_time", "throttled_usec"),
+                _nanoseconds(local, "throttled_time", "throttled_usec"),
+                _nanoseconds(stat, "usage_ns", "usage_usec"),
+            )
+        )
+    columns = ["folder", "periods", "nr_throttled", "throttled_ns", "throttled_local_ns", "usage_ns"]
+    return pd.DataFrame(rows, columns=columns).astype({"folder": "str"} | dict.fromkeys(columns[1:], "Int64"))
+
+
+def pressure(folders: Iterable[str | Path]) -> pd.DataFrame:
+    """Pressure stall information of cgroups of the cgroup2 tree: totals of ``cpu.pressure``.
+
+    "some" is wall time in which at least one task waited for a CPU: a bound, ``some <= sum of waits <= tasks * some``.
+
+    :returns: columns ``folder`` (str), ``some_us`` and ``full_us`` (Int64, NA where there is no PSI).
+    """
+    rows = []
+    for folder in folders:
+        totals: dict[str, int] = {}
+        try:
+            for line in (Path(folder) / "cpu.pressure").read_text().splitlines():
+                kind, *fields = line.split()
+                totals[kind] = int(dict(field.split("=") for field in fields)["total"])
+        except OSError:  # EOPNOTSUPP where PSI is built in and off
+            totals = {}
+        rows.append((str(folder), totals.get("some"), totals.get("full")))
+    frame = pd.DataFrame(rows, columns=["folder", "some_us", "full_us"])
+    return frame.astype({"folder": "str", "some_us": "Int64", "full_us": "Int64"})
+
+
+def cpu_limits(folders: Iterable[str | Path]) -> pd.DataFrame:
+    """Quota and weight of cgroups: ``cpu.max`` and ``cpu.weight``, or a v1 cpu controller's ``cpu.cfs_quota_us``,
+    ``cpu.cfs_period_us`` and ``cpu.shares``.
+
+    :returns: columns ``folder`` (str), and as Int64, NA where the cgroup has no cpu controller or is gone: ``quota_us`` (0:
+        no quota), ``period_us``, ``weight`` (as ``cpu.weight``, 100 being usual; 1024 shares are 100).
+    """
+    rows = [(str(folder), *_limits_of(Path(folder))) for folder in folders]
+    columns = ["folder", "quota_us", "period_us", "weight"]
+    return pd.DataFrame(rows, columns=columns).astype({"folder": "str"} | dict.fromkeys(columns[1:], "Int64"))
+
+
+def _word(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _limits_of(folder: Path) -> tuple[int | None, int | None, int | None]:
+    if both := _word(folder / "cpu.max"):
+        quota, period = both.split()
+        weight = _word(folder / "cpu.weight")
+        return 0 if quota == "max" else int(quota), int(period), int(weight) if weight else None
+    if not (shares := _word(folder / "cpu.shares")):
+        return None, None, None
+    found, share = _word(folder / "cpu.cfs_quota_us"), round(int(shares) * 100 / 1024)
+    if not found:  # without CONFIG_CFS_BANDWIDTH
+        return 0, None, share
+    return max(0, int(found)), int(_word(folder / "cpu.cfs_period_us")), share
