@@ -13,9 +13,11 @@ FLOORS = {
     2: {"kernel", "oracles"},
     3: {"spec", "compiler", "layout", "maps", "ring", "program", "attach"},
     4: {"capture", "events"},
-    5: {"sched", "cgroups", "workloads", "_janitor", "_worker"},
+    5: {"sched", "names", "cgroups", "workloads", "_janitor", "_worker"},
     6: {"plots", "drawings", "findings"},
     7: {
+        "noisy",
+        "metrics",
         "session",
         "lessons",
         "gate",

@@ -1,0 +1,317 @@
+"""What a book of series and a snapshot say, as Prometheus metric families.
+
+Names and units by https://prometheus.io/docs/practices/naming/: base unit seconds, ``_total`` for counters. Everything
+that is exposed is listed in docs/metrics.md, which a test holds equal to this module.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import prometheus_client
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
+from prometheus_client.metrics_core import Metric
+
+from labkit import __version__
+from labkit.metrics.series import Book, Series
+from labkit.metrics.table import CAUSES, CLASSES
+from labkit.metrics.text import float_text
+from labkit.sched.state import Snapshot
+
+__all__ = ["VERDICTS", "Judgement", "Own", "families", "own_families"]
+
+VERDICTS = ("quiet", "noisy_neighbor", "self_contended", "throttled", "system", "mixed")
+_NS = 1e9
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The verdict on one cgroup.
+
+    :param verdict: one of :data:`VERDICTS`.
+    :param confidence: 0.0 to 1.0.
+    :param wait_ns: its wait in the interval that was judged; of several cgroups in one series the largest speaks.
+    """
+
+    verdict: str
+    confidence: float
+    wait_ns: int = 0
+
+
+@dataclass
+class Own:
+    """What the exporter knows about itself.
+
+    :ivar collects: snapshots taken; ``collect_seconds`` and ``collect_cpu_seconds`` are what they took together.
+    :ivar errors: reason -> snapshots that could not be taken, names that could not be asked for, files not written.
+    :ivar window_s: the interval that verdicts are about.
+    """
+
+    program: str = "noisy_neighbor"
+    collects: int = 0
+    collect_seconds: float = 0.0
+    collect_cpu_seconds: float = 0.0
+    errors: dict[str, int] = field(default_factory=dict)
+    window_s: float = 0.0
+
+
+def families(book: Book, snapshot: Snapshot, judgements: Mapping[int, Judgement]) -> Iterator[Metric]:
+    """All families about cgroups, about what was lost, and about what measuring costs."""
+    yield _histogram(book)
+    yield _by(
+        book,
+        "labkit_runq_wait_seconds",
+        "Time that tasks of the cgroup were ready to run and did not run, by what kept them from it: foreign (another "
+        "cgroup had the CPU), self (the cgroup's own tasks), throttled (its own or an ancestor's CPU quota), idle "
+        "(the CPU was waking up), steal (interrupts and the hypervisor), unknown. The causes add up to the whole wait.",
+        "cause",
+        CAUSES,
+        "cause",
+    )
+    yield _by(
+        book,
+        "labkit_runq_wait_by_class_seconds",
+        "Time waited while a cgroup held the CPU, by whose it was: same (the cgroup itself), other (another workload), "
+        "system (kernel threads, init, system services), unknown (a cgroup whose name was lost).",
+        "class",
+        CLASSES,
+        "occupant_class",
+    )
+    yield _occupants(book)
+    yield _preemptions(book)
+    for name, column, text in (
+        (
+            "labkit_involuntary_switches",
+            "involuntary_switches",
+            "Times that a task of the cgroup was taken off a CPU though it could have gone on.",
+        ),
+        ("labkit_waits", "waits", "Waits of tasks of the cgroup for a CPU that are over."),
+    ):
+        yield _plain(book, name, column, text, 1)
+    yield _plain(book, "labkit_cpu_seconds", "run_ns", "Time that tasks of the cgroup held a CPU.", _NS)
+    yield _plain(
+        book,
+        "labkit_migrated_wait_seconds",
+        "migrated_ns",
+        "The part of the wait that came before the waiting task was moved to another CPU.",
+        _NS,
+    )
+    yield from _verdicts(book, judgements)
+    yield from _bounds(book)
+    yield from _ledger(snapshot)
+    yield from _cost(snapshot)
+
+
+def _histogram(book: Book) -> Metric:
+    family = HistogramMetricFamily(
+        "labkit_runq_latency_seconds",
+        "How long each wait for a CPU took, from ready to running, preempted and migrated tasks included.",
+        labels=book.labels.names,
+    )
+    first = book.layout.column(f"le:{int(book.layout.bounds_ns[0])}")
+    bounds = [*(float_text(ns / _NS) for ns in book.layout.bounds_ns.tolist()), "+Inf"]
+    wait = book.layout.column("wait_ns")
+    for series in book.exposed:
+        counts = np.cumsum(series.values[first:]).tolist()
+        family.add_metric(
+            series.key, list(zip(bounds, counts, strict=True)), sum_value=int(series.values[wait]) / _NS
+        )
+    return family
+
+
+def _by(
+    book: Book, name: str, text: str, columns: str, values: tuple[str, ...], label: str, unit: float = _NS
+) -> Metric:
+    family = CounterMetricFamily(name, text, labels=[*book.labels.names, label])
+    at = [book.layout.column(f"{columns}:{value}") for value in values]
+    for series in book.exposed:
+        for value, column in zip(values, at, strict=True):
+            family.add_metric([*series.key, value], int(series.values[column]) / unit)
+    return family
+
+
+def _preemptions(book: Book) -> Metric:
+    return _by(
+        book,
+        "labkit_preemptions",
+        "Times that somebody took the CPU from a task of the cgroup that could have gone on, by whose the next task was.",
+        "preempted",
+        CLASSES,
+        "occupant_class",
+        unit=1,
+    )
+
+
+def _occupants(book: Book) -> Metric:
+    family = CounterMetricFamily(
+        "labkit_runq_wait_by_occupant_seconds",
+        "Time waited while another cgroup held the CPU, by which one it was: those that cost most by name, the others "
+        "together as _rest.",
+        labels=[*book.labels.names, "occupant"],
+    )
+    for series in book.series:
+        for occupant in sorted(series.occupants):
+            family.add_metric([*series.key, occupant], series.occupants[occupant] / _NS)
+    return family
+
+
+def _plain(book: Book, name: str, column: str, text: str, unit: float) -> Metric:
+    family = CounterMetricFamily(name, text, labels=book.labels.names)
+    at = book.layout.column(column)
+    for series in book.exposed:
+        family.add_metric(series.key, int(series.values[at]) / unit)
+    return family
+
+
+def _verdicts(book: Book, judgements: Mapping[int, Judgement]) -> Iterator[Metric]:
+    verdict = GaugeMetricFamily(
+        "labkit_verdict",
+        "What the cgroup suffers from, judged over the last window: 1 for the verdict that holds, 0 for the others.",
+        labels=[*book.labels.names, "verdict"],
+    )
+    confidence = GaugeMetricFamily(
+        "labkit_verdict_confidence_ratio", "How sure the verdict is, 0 to 1.", labels=book.labels.names
+    )
+    for series in book.series:
+        found = _speaks(series, judgements)
+        if found is None or not series.alive:
+            continue
+        for name in VERDICTS:
+            verdict.add_metric([*series.key, name], float(name == found.verdict))
+        confidence.add_metric(series.key, found.confidence)
+    yield verdict
+    yield confidence
+
+
+def _speaks(series: Series, judgements: Mapping[int, Judgement]) -> Judgement | None:
+    found = [judgements[id_] for id_ in series.members if id_ in judgements]
+    return max(found, key=lambda one: one.wait_ns, default=None)
+
+
+def _bounds(book: Book) -> Iterator[Metric]:
+    series = GaugeMetricFamily(
+        "labkit_cgroup_series",
+        "Cgroups with a series of their own: alive, or tombstone (dead, and removed before long).",
+        labels=["state"],
+    )
+    dead = sum(not one.alive for one in book.series)
+    series.add_metric(["alive"], len(book.series) - dead)
+    series.add_metric(["tombstone"], dead)
+    yield series
+    yield GaugeMetricFamily(
+        "labkit_cgroup_series_limit", "Cgroups that can have a series.", value=book.limits.max_cgroups
+    )
+    yield GaugeMetricFamily(
+        "labkit_overflow_cgroups",
+        "Cgroups that have no series of their own now, because the limit is reached: they add up in _overflow.",
+        value=book.overflow_cgroups,
+    )
+    yield CounterMetricFamily(
+        "labkit_overflow_entries", "Times that a cgroup was put into _overflow.", value=book.overflow_total
+    )
+    yield CounterMetricFamily(
+        "labkit_corrections",
+        "Counters that were smaller than before without having started anew, and were held; should stay 0.",
+        value=book.corrections,
+    )
+
+
+def _ledger(snapshot: Snapshot) -> Iterator[Metric]:
+    ledger = snapshot.ledger
+    yield CounterMetricFamily(
+        "labkit_events_seen", "Context switches that the program was called for.", value=ledger.seen
+    )
+    yield CounterMetricFamily(
+        "labkit_events_delivered", "Context switches that are in the results.", value=ledger.delivered
+    )
+    lost = CounterMetricFamily(
+        "labkit_events_lost",
+        "Context switches that the program saw and could not count, by reason.",
+        labels=["reason"],
+    )
+    for reason, count in sorted(ledger.losses.items()):
+        lost.add_metric([reason], count)
+    yield lost
+    if ledger.unseen is not None:
+        # The kernel's own counter and ours are not read at one moment: what is unseen may shrink a little.
+        yield GaugeMetricFamily(
+            "labkit_events_unseen",
+            "Context switches that the kernel counted and the program was not called for.",
+            value=ledger.unseen,
+        )
+
+
+def _cost(snapshot: Snapshot) -> Iterator[Metric]:
+    cost = snapshot.cost
+    if cost.kernel_ns is not None:  # else not permitted, and no number is better than a zero
+        yield CounterMetricFamily(
+            "labkit_program_cpu_seconds", "CPU time of the kernel program itself.", value=cost.kernel_ns / _NS
+        )
+    if cost.ns_per_switch is not None:
+        yield GaugeMetricFamily(
+            "labkit_program_seconds_per_switch",
+            "What the kernel program adds to each context switch, on average since it was loaded.",
+            value=cost.ns_per_switch / _NS,
+        )
+    yield CounterMetricFamily(
+        "labkit_switches", "Context switches that the cost is counted over.", value=cost.switches
+    )
+    yield CounterMetricFamily(
+        "labkit_measured_seconds", "Time since the program was loaded.", value=snapshot.seconds
+    )
+    yield GaugeMetricFamily("labkit_cpus", "CPUs online.", value=cost.cpus)
+    yield InfoMetricFamily(
+        "labkit_kernel",
+        "The kernel that was measured, and whether live or replayed.",
+        value={"release": snapshot.kernel, "mode": snapshot.mode},
+    )
+    rules = GaugeMetricFamily(
+        "labkit_rule_info", "Which rule was chosen where the kernel leaves a choice.", labels=["rule"]
+    )
+    for rule in snapshot.rules:
+        rules.add_metric([rule], 1)
+    yield rules
+
+
+def own_families(own: Own) -> Iterator[Metric]:
+    """What the exporter says about itself; memory and CPU are those of prometheus_client's ProcessCollector."""
+    yield InfoMetricFamily(
+        "labkit_build",
+        "What made these metrics.",
+        value={
+            "version": __version__,
+            "program": own.program,
+            "python": platform.python_version(),
+            "prometheus_client": _client_version(),
+        },
+    )
+    yield CounterMetricFamily("labkit_collects", "Snapshots taken of the kernel's maps.", value=own.collects)
+    yield CounterMetricFamily(
+        "labkit_collect_seconds",
+        "Time that taking snapshots and judging them took.",
+        value=own.collect_seconds,
+    )
+    yield CounterMetricFamily(
+        "labkit_collect_cpu_seconds", "CPU time of the same.", value=own.collect_cpu_seconds
+    )
+    errors = CounterMetricFamily("labkit_errors", "What the exporter failed at, by what.", labels=["reason"])
+    for reason, count in sorted(own.errors.items()):
+        errors.add_metric([reason], count)
+    yield errors
+    yield GaugeMetricFamily(
+        "labkit_verdict_window_seconds", "The interval that verdicts are about.", value=own.window_s
+    )
+
+
+def _client_version() -> str:
+    from importlib.metadata import version
+
+    return version(prometheus_client.__name__)

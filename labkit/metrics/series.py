@@ -1,0 +1,254 @@
+"""From snapshots to series: counters that never go back, bounded in number, and none that long outlives its cgroup.
+
+Each snapshot adds what came since the one before, cgroup by cgroup, to the series that the cgroup belongs to at that
+moment. So a series stays true when a cgroup dies, when the kernel's table starts anew, when a better name arrives (the Kubernetes
+API answered at last), and when two cgroups share their labels (a container that was restarted).
+
+There are at most ``max_cgroups`` series, for those that wait most; the others add up in one *overflow* series. A series is
+removed ``keep_s`` after the last of its cgroups died: until then it stands still, a tombstone, so that the last increase is
+seen by whoever scrapes. If others need the room, one that has not moved for as long makes way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from labkit.errors import ParameterError
+from labkit.metrics.labels import REST, Labels, occupant_label
+from labkit.metrics.table import Layout, Table, foreign_pairs, tabulate
+from labkit.sched.state import Snapshot
+
+__all__ = ["Book", "Limits", "Series"]
+
+Key = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much may be exposed.
+
+    :param max_cgroups: series of victims, beside the overflow.
+    :param max_occupants: occupants named per victim, beside the rest.
+    :param keep_s: for how long a series stays after the last of its cgroups died.
+    """
+
+    max_cgroups: int = 200
+    max_occupants: int = 5
+    keep_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        if self.max_cgroups < 1 or self.max_occupants < 0 or not self.keep_s >= 0:
+            raise ParameterError(
+                "these limits leave nothing to expose",
+                why=f"max_cgroups {self.max_cgroups}, max_occupants {self.max_occupants}, keep_s {self.keep_s}",
+                remedy="at least 1 cgroup, 0 occupants and 0 seconds",
+            )
+
+
+@dataclass
+class Series:
+    """What one victim's series hold.
+
+    :ivar values: counters, columns as in the layout.
+    :ivar occupants: wait in ns charged to each named occupant, and to the rest.
+    :ivar members: ids of the cgroups that are part of it now.
+    """
+
+    key: Key
+    values: np.ndarray
+    occupants: dict[str, int] = field(default_factory=dict)
+    members: list[int] = field(default_factory=list)
+    alive: bool = True
+    seen_s: float = 0.0
+    moved_s: float = 0.0
+    occupant_moved_s: dict[str, float] = field(default_factory=dict)
+
+
+class Book:
+    """All series, brought forward by :meth:`advance`.
+
+    :ivar overflow: the series of those without one.
+    :ivar overflow_cgroups: how many cgroups add to it now.
+    :ivar overflow_total: how often a cgroup was put there.
+    :ivar corrections: how often a counter of the kernel's went back without having started anew; it was held.
+    """
+
+    def __init__(self, labels: Labels, limits: Limits | None = None, layout: Layout | None = None) -> None:
+        self.labels = labels
+        self.limits = limits or Limits()
+        self.layout = layout or Layout()
+        self.overflow = self._new(labels.overflow, 0.0)
+        self.overflow_cgroups = 0
+        self.overflow_total = 0
+        self.corrections = 0
+        self._overflowed: set[int] = set()
+        self._series: dict[Key, Series] = {}
+        self._table: Table | None = None
+        self._pairs: pd.DataFrame | None = None
+
+    @property
+    def series(self) -> list[Series]:
+        """Those with labels of their own, in the order of their labels."""
+        return [self._series[key] for key in sorted(self._series)]
+
+    @property
+    def exposed(self) -> list[Series]:
+        """All of :attr:`series`, and the overflow once it holds anything."""
+        return [*self.series, *([self.overflow] if self.overflow.values.any() else [])]
+
+    def members(self) -> np.ndarray:
+        """Ids (uint64) of all cgroups that have a series of their own."""
+        return np.array([one for s in self._series.values() for one in s.members], dtype=np.uint64)
+
+    def advance(self, snapshot: Snapshot) -> None:
+        """Add what came since the snapshot before; of the first one, all that it holds."""
+        now = snapshot.taken_ns / 1e9
+        table = tabulate(snapshot, self.layout)
+        grown = self._grown(table)
+        keys = self.labels.of(snapshot.names, table.ids)
+        alive = _alive(snapshot.names, table.ids)
+        self._retire(table, keys, alive, now)
+        self._admit(keys, grown, now)
+        self._add(table, keys, grown, alive, now)
+        self._add_occupants(snapshot, table, keys, now)
+        self._table = table
+
+    def _new(self, key: Key, now: float) -> Series:
+        return Series(
+            key, np.zeros(len(self.layout.columns), dtype=np.int64), {}, [], True, seen_s=now, moved_s=now
+        )
+
+    def _grown(self, table: Table) -> np.ndarray:
+        """What each row grew by. A cgroup whose number of waits fell has started anew: all it has is new."""
+        if self._table is None or not len(self._table.ids):
+            return table.values
+        at, known = self._table.rows_of(table.ids)
+        before = np.where(known[:, None], self._table.values[at], 0)
+        anew = table.values[:, 0] < before[:, 0]
+        grown = table.values - np.where(anew[:, None], 0, before)
+        back = grown < 0
+        if back.any():
+            self.corrections += int(back.sum())
+            table.values[back] = before[back]  # held where it was, until the kernel's own has caught up
+            grown[back] = 0
+        return grown
+
+    def _retire(self, table: Table, keys: list[Key], alive: np.ndarray, now: float) -> None:
+        """Remove series whose cgroups have been dead for long enough."""
+        present = {key for key, living in zip(keys, alive.tolist(), strict=True) if living}
+        for key, series in list(self._series.items()):
+            series.alive = key in present
+            if series.alive:
+                series.seen_s = now
+            elif now - series.seen_s >= self.limits.keep_s:
+                del self._series[key]
+
+    def _admit(self, keys: list[Key], grown: np.ndarray, now: float) -> None:
+        """Give series to those that have none and did something, those that waited most first."""
+        wait = grown[:, self.layout.column("wait_ns")]
+        wanting: dict[Key, int] = {}
+        for row in np.flatnonzero(grown.any(axis=1)).tolist():
+            if keys[row] not in self._series:
+                wanting[keys[row]] = wanting.get(keys[row], 0) + int(wait[row])
+        room = self.limits.max_cgroups - len(self._series)
+        if len(wanting) > room:
+            self._make_room(len(wanting) - room, now)
+            room = self.limits.max_cgroups - len(self._series)
+        for key in sorted(wanting, key=lambda key: (-wanting[key], key))[:room]:
+            self._series[key] = self._new(key, now)
+
+    def _make_room(self, wanted: int, now: float) -> None:
+        still = [s for s in self._series.values() if now - s.moved_s >= self.limits.keep_s]
+        for series in sorted(still, key=lambda s: s.moved_s)[:wanted]:
+            del self._series[series.key]
+
+    def _add(self, table: Table, keys: list[Key], grown: np.ndarray, alive: np.ndarray, now: float) -> None:
+        for series in self._series.values():
+            series.members = []
+        moving: list[bool] = (grown != 0).any(axis=1).tolist()
+        overflowed: set[int] = set()
+        rows: list[int] = []
+        for row, (id_, key) in enumerate(zip(table.ids.tolist(), keys, strict=True)):
+            mine = self._series.get(key)
+            if mine is None:
+                if moving[row]:
+                    rows.append(row)
+                if moving[row] or (alive[row] and id_ in self._overflowed):
+                    overflowed.add(id_)
+                continue
+            mine.members.append(id_)
+            if moving[row]:
+                mine.values += grown[row]
+                mine.moved_s = now
+        if rows:
+            self.overflow.values += grown[rows].sum(axis=0)
+        self.overflow_total += len(overflowed - self._overflowed)
+        self.overflow_cgroups = len(overflowed)
+        self._overflowed = overflowed
+
+    def _add_occupants(self, snapshot: Snapshot, table: Table, keys: list[Key], now: float) -> None:
+        pairs = foreign_pairs(snapshot.cells)
+        grown = self._pairs_grown(pairs)
+        self._pairs = pairs
+        names = _occupant_names(snapshot.names, grown["occupant_id"].to_numpy(np.uint64))
+        at, _ = table.rows_of(grown["victim_id"].to_numpy(np.uint64))
+        added: dict[Key, dict[str, int]] = {}
+        for row, occupant, wait in zip(
+            at.tolist(), grown["occupant_id"].tolist(), grown["wait_ns"].tolist(), strict=True
+        ):
+            label = names.get(occupant, "unknown")
+            of_victim = added.setdefault(keys[row], {})
+            of_victim[label] = of_victim.get(label, 0) + wait
+        for key, of_victim in added.items():
+            self._charge(self._series[key], of_victim, now)
+
+    def _pairs_grown(self, pairs: pd.DataFrame) -> pd.DataFrame:
+        """Pairs of victims that have a series, with what their waits grew by, where they did."""
+        members = self.members()
+        mine = pairs[np.isin(pairs["victim_id"].to_numpy(np.uint64), members)]
+        if self._pairs is not None:
+            before = self._pairs[np.isin(self._pairs["victim_id"].to_numpy(np.uint64), members)]
+            before = before.astype({"wait_ns": "Int64"})  # else what is missing makes floats of all
+            both = mine.merge(before, on=["victim_id", "occupant_id"], how="left", suffixes=("", "_before"))
+            was = both["wait_ns_before"].fillna(0).astype("int64")
+            grown = both["wait_ns"] - was.where(both["wait_ns"] >= was, 0)
+            mine = both[["victim_id", "occupant_id"]].assign(wait_ns=grown)
+        return mine[mine["wait_ns"] > 0]
+
+    def _charge(self, series: Series, added: Mapping[str, int], now: float) -> None:
+        """The largest get a label of their own while there is room; what has not moved for long makes way."""
+        for label in sorted(added, key=lambda label: (-added[label], label)):
+            if label not in series.occupants and not self._room_for_occupant(series, now):
+                series.occupants[REST] = series.occupants.get(REST, 0) + added[label]
+                continue
+            series.occupants[label] = series.occupants.get(label, 0) + added[label]
+            series.occupant_moved_s[label] = now
+
+    def _room_for_occupant(self, series: Series, now: float) -> bool:
+        moved = series.occupant_moved_s
+        if len(moved) < self.limits.max_occupants:
+            return True
+        oldest = min(moved, key=lambda label: moved[label], default=None)
+        if oldest is None or now - moved[oldest] < self.limits.keep_s:
+            return False
+        del moved[oldest], series.occupants[oldest]
+        return True
+
+
+def _alive(names: pd.DataFrame, ids: np.ndarray) -> np.ndarray:
+    """Whether each cgroup lives; one without a name does as long as the kernel's table has it."""
+    known = names.drop_duplicates("cgroup_id", keep="last").set_index("cgroup_id")["alive"]
+    found: Any = known.reindex(ids)
+    return np.asarray(found.astype("object").where(found.notna(), True).astype(bool))
+
+
+def _occupant_names(names: pd.DataFrame, ids: np.ndarray) -> dict[int, str]:
+    wanted = names[np.isin(names["cgroup_id"].to_numpy(np.uint64), np.unique(ids))]
+    columns = [wanted[column].tolist() for column in ("namespace", "pod", "container", "name")]
+    labels = [occupant_label(*(str(part) for part in parts)) for parts in zip(*columns, strict=True)]
+    return dict(zip(wanted["cgroup_id"].tolist(), labels, strict=True))
