@@ -18,6 +18,7 @@ from enum import IntEnum
 import numpy as np
 
 __all__ = [
+    "F_MMAPABLE",
     "RETURN_0",
     "AttachType",
     "MapType",
@@ -48,6 +49,9 @@ __all__ = [
 #: The smallest program: mov64 r0, 0; exit. For asking the kernel what it lets in.
 RETURN_0 = bytes.fromhex("b7000000000000009500000000000000")
 
+#: Flag of an array map: its values can be mapped into memory (since 5.5).
+F_MMAPABLE = 1 << 10
+
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _SYS = {
     "x86_64": {"bpf": 321, "perf_event_open": 298},
@@ -68,6 +72,7 @@ class MapType(IntEnum):
     LRU_HASH = 9
     LRU_PERCPU_HASH = 10
     ARRAY_OF_MAPS = 12
+    QUEUE = 22
     RINGBUF = 27
 
 
@@ -164,7 +169,7 @@ def map_lookup(fd: int, key: np.ndarray, value: np.ndarray) -> bool:
     return True
 
 
-def map_update(fd: int, key: np.ndarray, value: np.ndarray, flags: int = 0) -> None:
+def map_update(fd: int, key: np.ndarray | None, value: np.ndarray, flags: int = 0) -> None:
     """Write one entry."""
     bpf(_Cmd.MAP_UPDATE_ELEM, _element(fd, key, value, flags))
 

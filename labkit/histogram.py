@@ -14,9 +14,21 @@ import pandas as pd
 
 from labkit.errors import ParameterError
 
-__all__ = ["LOG2_SLOTS", "from_log2", "log2_edges", "log2_slot", "merge", "quantile"]
+__all__ = [
+    "LOG2_SLOTS",
+    "WAIT_SLOTS",
+    "from_log2",
+    "log2_edges",
+    "log2_slot",
+    "merge",
+    "quantile",
+    "wait_edges",
+    "wait_slot",
+]
 
 LOG2_SLOTS = 65
+#: Slots of ``bpf/noisy_neighbor.c``: 64 ns wide below 1,024 ns, then eight to the octave.
+WAIT_SLOTS = 256
 _MAX = np.iinfo(np.uint64).max
 
 
@@ -48,6 +60,35 @@ def log2_edges(slots: int = LOG2_SLOTS) -> tuple[np.ndarray, np.ndarray]:
     hi = np.array([min(p, int(_MAX)) for p in powers], dtype=np.uint64)
     lo = np.concatenate([np.zeros(1, np.uint64), hi[:-1]])
     return lo, hi
+
+
+def wait_edges() -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper edges (uint64, ns) of the :data:`WAIT_SLOTS` slots that waits are counted in.
+
+    The middle of a slot is within 6.25 % of every wait in it from 512 ns on, and within 32 ns below that. The last slot
+    also holds all that is longer than its lower edge, 2**40 ns less a sixteenth (17 minutes).
+
+    >>> lo, hi = wait_edges()
+    >>> lo[[0, 1, 15, 16, 17, 255]].tolist(), hi[[0, 16]].tolist()
+    ([0, 64, 960, 1024, 1152, 1030792151040], [64, 1152])
+    """
+    slot = np.arange(WAIT_SLOTS, dtype=np.uint64)
+    shift = np.where(slot < 16, np.uint64(0), (slot >> np.uint64(3)) - np.uint64(1))
+    mantissa = np.where(slot < 16, slot, np.uint64(8) + (slot & np.uint64(7)))
+    lo = mantissa << shift << np.uint64(6)
+    hi = np.concatenate([lo[1:], np.array([_MAX], np.uint64)])
+    return lo, hi
+
+
+def wait_slot(values_ns: np.ndarray | list[int] | int) -> np.ndarray:
+    """Slot of each wait: the arithmetic of ``wait_slot()`` in ``bpf/noisy_neighbor.c``.
+
+    >>> wait_slot([0, 63, 64, 1023, 1024, 1151, 1152, 2**41]).tolist()
+    [0, 0, 1, 15, 16, 16, 17, 255]
+    """
+    lo, _ = wait_edges()
+    values = np.atleast_1d(np.asarray(values_ns, dtype=np.uint64))
+    return np.searchsorted(lo, values, side="right") - 1
 
 
 def from_log2(counts: np.ndarray, *, unit: str) -> pd.DataFrame:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import mmap
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -45,6 +46,7 @@ class Map:
     spec: MapSpec
     fd: int = -1
     _batch: bool = field(default=True, repr=False)
+    _memory: np.ndarray | None = field(default=None, repr=False)
 
     @property
     def per_cpu(self) -> bool:
@@ -61,8 +63,42 @@ class Map:
             d.kind, d.key_size, d.value_size, d.max_entries, flags=d.flags, name=f"lk_{d.name}"
         )
 
+    def fill(self) -> None:
+        """Put into a queue what the program will take out of it (``numbers_from`` in its header comment)."""
+        if self.spec.numbers_from is not None:
+            for number in range(self.spec.numbers_from, self.definition.max_entries):
+                self.push(number)
+
+    def push(self, number: int) -> None:
+        """Put a number at the end of a queue of u32.
+
+        :raises OSError: E2BIG if it is full.
+        """
+        bpfsys.map_update(self.fd, None, np.array([number], np.uint32))
+
+    def mapped(self) -> np.ndarray:
+        """The values of an array that the program declares mappable (``BPF_F_MMAPABLE``), in place, without a copy.
+
+        :returns: shape (max_entries, value_size), uint8, writable: what is written there, the program sees.
+        :raises MapError: if the map is closed or not mappable.
+        """
+        d = self.definition
+        if self.fd < 0 or not d.flags & bpfsys.F_MMAPABLE:
+            raise MapError(
+                f"map {d.name} cannot be mapped",
+                why="it is closed" if self.fd < 0 else "the program does not declare it so",
+                remedy="read it as a frame",
+            )
+        if self._memory is None:
+            stride = _round8(d.value_size)
+            # The view lives as long as somebody holds it, also after the map is closed.
+            memory = mmap.mmap(self.fd, stride * d.max_entries)
+            self._memory = np.frombuffer(memory, np.uint8).reshape(d.max_entries, stride)
+        return self._memory[:, : d.value_size]
+
     def close(self) -> None:
         """Let go of the map; the kernel frees it with its last user."""
+        self._memory = None
         if self.fd >= 0:
             with contextlib.suppress(OSError):
                 os.close(self.fd)

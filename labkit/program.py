@@ -28,6 +28,7 @@ from labkit.bpfsys import AttachType, MapType, ProgType
 from labkit.compiler import Artifact, Function, MapDef, compile_program, source_lines
 from labkit.errors import (
     MapError,
+    SpecError,
     UnsupportedKernel,
     VerifierRejected,
 )
@@ -118,11 +119,28 @@ class Program:
 
     def stop(self) -> None:
         """Detach, so that nothing is counted any more; maps, ledger and cost stay readable."""
-        for attached in self._attached.values():
-            if attached.link_fd >= 0:
-                with contextlib.suppress(OSError):
-                    os.close(attached.link_fd)
-                attached.link_fd = -1
+        for label in self._attached:
+            self.detach(label)
+
+    def attach(self, label: str) -> bool:
+        """Attach a hook that is loaded but waits to be asked for (``on_demand``); False if this kernel does not need it.
+
+        :raises HookNotFound: if the program has no such hook.
+        """
+        check_labels(self.spec, {label: ""})
+        attached = self._attached.get(label)
+        if attached is None:
+            return False
+        if attached.link_fd < 0:
+            attached.link_fd = attach(label, attached.hook, attached.prog_fd)
+        return True
+
+    def detach(self, label: str) -> None:
+        """Detach one hook; it can be attached again."""
+        attached = self._attached.get(label)
+        if attached is not None and attached.link_fd >= 0:
+            os.close(attached.link_fd)
+            attached.link_fd = -1
 
     @property
     def hooks(self) -> pd.DataFrame:
@@ -321,16 +339,24 @@ class Program:
             table = Map(definition, self.spec.map_spec(definition.name))
             try:
                 table.create()
+                table.fill()
             except OSError as error:
                 raise map_error(definition.name, error) from error
             self.maps[definition.name] = table
         fds: dict[str, int] = {}
         try:
+            functions = {function.name: function for function in artifact.functions}
             for label, hook in chosen.items():
-                fds[label] = self._load_one(artifact.function(f"lk_{label}"), label, hook, chosen)
+                function = functions.get(f"lk_{label}")
+                if function is None and label in self.spec.on_demand:
+                    continue  # not needed on this kernel
+                if function is None:
+                    raise SpecError(f"{self.spec.name} has no function lk_{label} for its hook {label}")
+                fds[label] = self._load_one(function, label, hook, chosen)
             # All are loaded before the first attaches, so that events start to count at one moment.
-            for label, hook in chosen.items():
-                link = attach(label, hook, fds[label])
+            for label in list(fds):
+                hook = chosen[label]
+                link = -1 if label in self.spec.on_demand else attach(label, hook, fds[label])
                 self._attached[label] = _Attached(hook, fds.pop(label), link, passed_over[label])
         finally:
             for fd in fds.values():

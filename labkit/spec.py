@@ -6,6 +6,7 @@ The first comment of ``bpf/NAME.c`` is YAML. It is the one place where a program
      * purpose: Count system calls per process, in the kernel.
      * hooks:                      # label -> candidates in order of preference
      *   enter: ["tracepoint:raw_syscalls:sys_enter", "raw_tracepoint:sys_enter"]
+     * on_demand: []               # labels that load() leaves unattached (prog.attach); C may leave them out, too
      * types: [task_struct.pid]    # kernel fields it reads; A|B is an alternative, A? is optional
      * params:
      *   tgid: {type: u32, default: 0, help: "count only this process; 0 is all"}
@@ -99,6 +100,7 @@ class MapSpec:
         name with the value of the tag member that marks each. A map of that name describes the kind; it is not made.
     :param swaps: the program keeps it twice, as NAME and NAME_twin, and writes to the one that NAME_turn[0] names, so
         that :meth:`labkit.program.Program.swap` can take a snapshot and start anew without losing an update.
+    :param numbers_from: a queue that load() fills with the numbers from this one up to its size: what there is to hand out.
     :param combine: member -> ``sum`` (the default for numbers), ``max``, ``min`` or ``last``: how per-CPU values join.
     """
 
@@ -108,6 +110,7 @@ class MapSpec:
     histogram: Mapping[str, str] = field(default_factory=dict)
     arrays: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     combine: Mapping[str, str] = field(default_factory=dict)
+    numbers_from: int | None = None
     ring: Mapping[str, Any] = field(default_factory=dict)
     swaps: bool = False
     internal: bool = False
@@ -142,6 +145,7 @@ class ProgramSpec:
     params: Mapping[str, Param] = field(default_factory=dict)
     ledger: LedgerSpec | None = None
     needs: tuple[str, ...] = ()
+    on_demand: tuple[str, ...] = ()
 
     @property
     def event_types(self) -> frozenset[str]:
@@ -212,7 +216,7 @@ def parse(source: str, *, name: str, path: Path | None = None) -> ProgramSpec:
         raise SpecError(f"the header comment of {name} is not as it should be", why=repr(error)) from error
 
 
-_KNOWN = {"purpose", "hooks", "types", "params", "maps", "ledger", "needs", "license"}
+_KNOWN = {"purpose", "hooks", "on_demand", "types", "params", "maps", "ledger", "needs", "license"}
 
 
 def _build(data: dict[str, Any], *, name: str, source: str, path: Path | None) -> ProgramSpec:
@@ -240,6 +244,7 @@ def _build(data: dict[str, Any], *, name: str, source: str, path: Path | None) -
         params=params,
         ledger=None if ledger is None else _ledger(ledger),
         needs=tuple(data.get("needs") or ()),
+        on_demand=tuple(data.get("on_demand") or ()),
     )
 
 

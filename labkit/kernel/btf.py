@@ -164,6 +164,18 @@ class BTF:
             return None
         return (self._records[proto][1] & 0xFFFF) - 1  # the first is `void *__data`
 
+    def enumerator(self, enum_name: str, name: str) -> int | None:
+        """The number of one value of an enum (``cgroup_subsys_id``, ``cpu_cgrp_id``), or None."""
+        number = self._names.get((_ENUM, enum_name))
+        if number is None:
+            return None
+        position, info, _, _ = self._records[number]
+        for index in range(info & 0xFFFF):
+            string, value = struct.unpack_from("=Ii", self._data, position + 12 + 8 * index)
+            if self._string(string) == name:
+                return int(value)
+        return None
+
     def size(self, struct_name: str) -> int:
         """Size of a struct in bytes."""
         return self._records[self._struct(struct_name)][2]

@@ -1,7 +1,7 @@
 """What the noisy-neighbour program has measured, frozen: the one form that every answer, metric and figure is made of.
 
-A :class:`Snapshot` holds what came since the program was loaded; :func:`between` gives what came between two of them, in the
-same form. Frames are never changed in place.
+A :class:`Snapshot` holds what came since the program was loaded; :func:`between` gives what came between two of them, in
+the same form. Frames are never changed in place.
 """
 
 from __future__ import annotations
@@ -102,8 +102,9 @@ class Snapshot:
     :param kernel: release of the kernel that was measured.
     :param cgroups: one row per cgroup that was seen: ``cgroup_id``, ``waits``, ``wait_ns`` (sum of its tasks' waits; equals
         what ``run_delay`` of its tasks grew by), of which ``throttled_ns`` (under a quota) and ``steal_ns`` (taken by the
-        hypervisor or interrupts), and ``migrated_ns`` (the part that came before the waiting task was moved to another CPU);
-        ``involuntary_switches``; ``run_ns`` (its tasks held a CPU). All uint64.
+        hypervisor or interrupts), and ``migrated_ns`` (the part that came before the waiting task was moved to another
+        CPU); ``involuntary_switches``; ``run_ns`` (its tasks held a CPU, up to the last time that another cgroup got it).
+        All uint64. Cgroups that found no place in the program's tables are one row of id 0.
     :param cells: ``victim_id``, ``kind`` (one of :data:`KINDS`), ``occupant_id`` (0 unless ``kind`` is ``cgroup``),
         ``wait_ns`` (of the victim's wait, how much went by while this one held the CPU), ``preemptions`` (how often it took
         the CPU from the victim). A victim's ``wait_ns`` add up to its ``wait_ns`` in ``cgroups``, exactly.
@@ -165,9 +166,10 @@ def _difference(name: str, older: pd.DataFrame, newer: pd.DataFrame) -> pd.DataF
     counts = [column for column in SCHEMAS[name] if column not in keys]
     before = older.set_index(keys)[counts].astype("int64")
     after = newer.set_index(keys)[counts].astype("int64")
-    gone = before.index.difference(after.index)
-    grown = after - before.reindex(after.index, fill_value=0)
-    if (grown < 0).to_numpy().any() or before.loc[gone].to_numpy().any():
+    grown = after.sub(before.reindex(after.index), fill_value=0).astype("int64")
+    if name == "cells":
+        _take_off_forgotten(grown, before.loc[before.index.difference(after.index)])
+    if (grown < 0).to_numpy().any():
         raise ParameterError(
             f"{name}: a count is smaller in the newer snapshot",
             why="the two are not of one loaded program",
@@ -175,6 +177,14 @@ def _difference(name: str, older: pd.DataFrame, newer: pd.DataFrame) -> pd.DataF
         )
     grown = grown[(grown != 0).to_numpy().any(axis=1)].reset_index()
     return grown.astype(SCHEMAS[name])
+
+
+def _take_off_forgotten(grown: pd.DataFrame, gone: pd.DataFrame) -> None:
+    """Occupants that died long ago have moved to ``unknown``: they did not come in this interval."""
+    for (victim, _, _), row in gone.iterrows():
+        key = (victim, "unknown", 0)
+        if key in grown.index:
+            grown.loc[key] -= row
 
 
 def _ledger_since(older: Ledger, newer: Ledger) -> Ledger:

@@ -1,0 +1,315 @@
+"""The maps of ``bpf/noisy_neighbor.c`` as frames, by cgroup id; and places of dead cgroups given to new ones.
+
+In the kernel a cgroup is an index, handed out of a queue when its first task is seen. When a cgroup is gone, its index rests
+for a while (a wait that began before may still be charged to it), then its sums move into the memory of this process, and
+the index goes back into the queue. So the tables stay as large as they were, however many cgroups come and go.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from labkit import bpfsys, histogram
+from labkit.program import Program
+from labkit.sched.state import SCHEMAS, empty
+
+__all__ = ["Tables"]
+
+IDLE, UNKNOWN = 0, 1
+_FIELDS = 8  # u64 members of struct lk_cgroup before its histogram
+_WAIT, _THROTTLED, _STEAL, _UNKNOWN_NS, _MIGRATED, _INVOLUNTARY, _THROTTLED_OUTS, _RUN = range(_FIELDS)
+#: How long the index of a dead cgroup rests, by how full the table is: relaxed, three quarters full, nearly full.
+REST_S = (60.0, 5.0, 1.0)
+#: So many dead cgroups keep their sums; of older ones only the time that others waited for them is kept, as unknown.
+MOST_DEAD = 1000
+
+
+@dataclass
+class _Sums:
+    """Sums of one cgroup and of its pairs, as they stood when its index was taken back."""
+
+    fields: np.ndarray
+    waits: np.ndarray
+
+
+@dataclass
+class Tables:
+    """Reads one loaded program's tables.
+
+    :param rest_s: how long indexes of dead cgroups rest before they are used again; None chooses by how full the table is.
+    """
+
+    program: Program
+    rest_s: float | None = None
+    _ids: dict[int, int] = field(default_factory=dict)  # index -> cgroup id, resting ones too
+    _resting: dict[int, float] = field(default_factory=dict)  # index -> since when
+    _dead: dict[int, _Sums] = field(default_factory=dict)  # cgroup id -> sums
+    _dead_cells: dict[tuple[int, str, int], np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        params = self.program.params
+        self.room = params["cgroups"]
+        shards, dense_shards, dense = params["shards"], params["dense_shards"], params["dense"]
+        words = self.program.maps["cgroups"].mapped().view(np.uint64)
+        self._cgroups = words.reshape(shards, self.room, _FIELDS + histogram.WAIT_SLOTS)
+        self._pairs = self.program.maps["pairs"].mapped().view(np.uint64)
+        self._pairs = self._pairs.reshape(dense_shards, dense, dense, 2)
+
+    @property
+    def occupancy(self) -> pd.Series:
+        """How full the tables are: ``in_use``, ``resting``, ``room`` (indexes), ``cells``, ``dead`` (remembered here)."""
+        keys, _ = self.program.maps["cells"].raw()
+        in_use = len(self._ids) - len(self._resting)
+        counts = [in_use, len(self._resting), self.room - 2, len(keys), len(self._dead)]
+        return pd.Series(counts, index=["in_use", "resting", "room", "cells", "dead"])
+
+    def ids(self) -> set[int]:
+        """Ids of all cgroups that have a place now."""
+        keys, values = self.program.maps["known"].raw()
+        found = dict(
+            zip(
+                values.reshape(-1, 4).view(np.uint32)[:, 0].tolist(),
+                keys.view(np.uint64)[:, 0].tolist(),
+                strict=True,
+            )
+        )
+        self._ids.update(found)
+        return {identity for index, identity in self._ids.items() if index not in self._resting}
+
+    def frames(self) -> dict[str, pd.DataFrame]:
+        """``cgroups``, ``cells`` and ``histograms`` as :class:`~labkit.sched.state.Snapshot` has them.
+
+        While the program is attached the tables change as they are read. ``wait_ns`` is therefore the sum of its parts as
+        they were read, and ``waits`` the sum of the histogram, so that a snapshot always agrees with itself.
+        """
+        self.ids()
+        indexes = np.array([UNKNOWN, *sorted(self._ids)], dtype=np.int64)
+        ids = np.array([0, *(self._ids[i] for i in indexes[1:].tolist())], dtype=np.uint64)
+        sums = self._cgroups[:, indexes].sum(axis=0)
+        fields, waits = sums[:, :_FIELDS], sums[:, _FIELDS:]
+        if self._dead:
+            ids = np.concatenate([ids, np.array(list(self._dead), dtype=np.uint64)])
+            fields = np.concatenate([fields, np.stack([s.fields for s in self._dead.values()])])
+            waits = np.concatenate([waits, np.stack([s.waits for s in self._dead.values()])])
+        ids, fields, waits = _by_id(ids, fields, waits)
+        cells = self._cells(ids, fields)
+        return {
+            "cgroups": _cgroup_frame(ids, fields, waits, cells),
+            "cells": cells,
+            "histograms": _histogram_frame(ids, waits),
+        }
+
+    # -- pairs -------------------------------------------------------------------------------------------------------
+
+    def _raw_pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Victim index, occupant index, (n, 2): wait_ns and preemptions; of both tables."""
+        dense = self._pairs.sum(axis=0)
+        victims, occupants = np.nonzero(dense.any(axis=2))
+        keys, values = self.program.maps["cells"].raw()
+        packed = np.ascontiguousarray(keys).view(np.uint64)[:, 0]
+        far = np.ascontiguousarray(values[:, 0]).view(np.uint64).reshape(-1, 2)
+        return (
+            np.concatenate([victims, (packed >> np.uint64(32)).astype(np.int64)]),
+            np.concatenate([occupants, (packed & np.uint64(0xFFFFFFFF)).astype(np.int64)]),
+            np.concatenate([dense[victims, occupants], far]),
+        )
+
+    def _cells(self, ids: np.ndarray, fields: np.ndarray) -> pd.DataFrame:
+        victims, occupants, values = self._raw_pairs()
+        known = np.array([index in self._ids or index == UNKNOWN for index in victims.tolist()], dtype=bool)
+        victims, occupants, values = victims[known], occupants[known], values[known]
+        parts = [
+            pd.DataFrame(
+                {
+                    "victim_id": self._identities(victims),
+                    "kind": np.where(occupants == IDLE, "idle", "cgroup"),
+                    "occupant_id": self._identities(occupants),
+                    "wait_ns": values[:, 0],
+                    "preemptions": values[:, 1],
+                }
+            ),
+            _own_cells(ids, fields, values[:, 1], self._identities(victims)),
+        ]
+        if self._dead_cells:
+            keys = list(self._dead_cells)
+            stacked = np.stack(list(self._dead_cells.values()))
+            parts.append(
+                pd.DataFrame(
+                    {
+                        "victim_id": np.array([k[0] for k in keys], np.uint64),
+                        "kind": [k[1] for k in keys],
+                        "occupant_id": np.array([k[2] for k in keys], np.uint64),
+                        "wait_ns": stacked[:, 0],
+                        "preemptions": stacked[:, 1],
+                    }
+                )
+            )
+        together = pd.concat([part for part in parts if len(part)] or [empty("cells")], ignore_index=True)
+        lost = (together["kind"] == "cgroup") & (together["occupant_id"] == 0)
+        together.loc[lost, "kind"] = "unknown"
+        together = together[together["victim_id"].isin(ids)]
+        total = together.groupby(["victim_id", "kind", "occupant_id"], as_index=False)[
+            ["wait_ns", "preemptions"]
+        ].sum()
+        return total.astype(SCHEMAS["cells"])
+
+    def _identities(self, indexes: np.ndarray) -> np.ndarray:
+        return np.array([self._ids.get(index, 0) for index in indexes.tolist()], dtype=np.uint64)
+
+    # -- places that come free ---------------------------------------------------------------------------------------
+
+    def retire(self, alive: Collection[int]) -> int:
+        """Take back the places of cgroups that are gone.
+
+        :param alive: ids of the cgroups that exist now.
+        :returns: how many places were given back to the program.
+        """
+        now = time.monotonic()
+        keep = set(alive)
+        for index, identity in list(self._ids.items()):
+            if identity not in keep and index not in self._resting:
+                self._resting[index] = now
+                bpfsys.map_delete(self.program.maps["known"].fd, np.array([identity], np.uint64))
+        rest = self._rest()
+        ready = [index for index, since in self._resting.items() if now - since >= rest]
+        if ready:
+            self._take_back(np.array(ready, dtype=np.int64))
+        return len(ready)
+
+    def _rest(self) -> float:
+        if self.rest_s is not None:
+            return self.rest_s
+        share = len(self._ids) / (self.room - 2)
+        return REST_S[0] if share < 0.75 else REST_S[1] if share < 0.9 else REST_S[2]
+
+    def _take_back(self, indexes: np.ndarray) -> None:
+        """Move their sums here, empty their places, and hand them out anew."""
+        sums = self._cgroups[:, indexes].sum(axis=0)
+        for index, row in zip(indexes.tolist(), sums, strict=True):
+            self._bury(self._ids[index], _Sums(row[:_FIELDS].copy(), row[_FIELDS:].copy()))
+        self._cgroups[:, indexes] = 0
+        victims, occupants, values = self._raw_pairs()
+        gone = np.isin(victims, indexes) | np.isin(occupants, indexes)
+        for victim, occupant, value in zip(
+            victims[gone].tolist(), occupants[gone].tolist(), values[gone], strict=True
+        ):
+            kind = "idle" if occupant == IDLE else "cgroup"
+            key = (self._ids.get(victim, 0), kind, self._ids.get(occupant, 0))
+            self._dead_cells[key] = self._dead_cells.get(key, 0) + value
+        self._empty_pairs(indexes, victims[gone], occupants[gone])
+        vacant = self.program.maps["vacant"]
+        ones = np.ones(1, np.uint32)
+        bpfsys.map_update(self.program.maps["epoch"].fd, ones, np.array([time.monotonic_ns()], np.uint64))
+        for index in indexes.tolist():
+            del self._ids[index], self._resting[index]
+            vacant.push(index)
+        self._forget()
+
+    def _empty_pairs(self, indexes: np.ndarray, victims: np.ndarray, occupants: np.ndarray) -> None:
+        near = indexes[indexes < self._pairs.shape[1]]
+        self._pairs[:, near] = 0
+        self._pairs[:, :, near] = 0
+        far = (victims >= self._pairs.shape[1]) | (occupants >= self._pairs.shape[1])
+        cells = self.program.maps["cells"].fd
+        keys = (victims[far].astype(np.uint64) << np.uint64(32)) | occupants[far].astype(np.uint64)
+        for key in keys:
+            bpfsys.map_delete(cells, np.array([key], np.uint64))
+
+    def _bury(self, identity: int, sums: _Sums) -> None:
+        before = self._dead.pop(identity, None)  # the youngest last
+        if before is not None:
+            sums = _Sums(sums.fields + before.fields, sums.waits + before.waits)
+        self._dead[identity] = sums
+
+    def _forget(self) -> None:
+        """Let the oldest dead go: their own rows vanish, and what others waited for them becomes unknown."""
+        many = len(self._dead) - MOST_DEAD
+        if many <= 0:
+            return
+        gone = set(list(self._dead)[:many])
+        for identity in gone:
+            del self._dead[identity]
+        for key in [k for k in self._dead_cells if k[0] in gone or k[2] in gone]:
+            value = self._dead_cells.pop(key)
+            if key[0] not in gone:
+                unknown = (key[0], "unknown", 0)
+                self._dead_cells[unknown] = self._dead_cells.get(unknown, 0) + value
+
+
+def _by_id(
+    ids: np.ndarray, fields: np.ndarray, waits: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One row per id: a cgroup can have had two places, one after the other."""
+    unique, inverse = np.unique(ids, return_inverse=True)
+    if len(unique) == len(ids):
+        order = np.argsort(ids)
+        return ids[order], fields[order], waits[order]
+    joined = np.zeros((len(unique), fields.shape[1]), np.uint64)
+    counts = np.zeros((len(unique), waits.shape[1]), np.uint64)
+    np.add.at(joined, inverse, fields)
+    np.add.at(counts, inverse, waits)
+    return unique, joined, counts
+
+
+def _own_cells(
+    ids: np.ndarray, fields: np.ndarray, preemptions: np.ndarray, victims: np.ndarray
+) -> pd.DataFrame:
+    """What the program keeps beside the pairs: throttled, stolen and unknown time."""
+    by_cgroup = pd.Series(preemptions, dtype="uint64").groupby(victims).sum()
+    told = by_cgroup.reindex(ids, fill_value=0).to_numpy(np.uint64)
+    involuntary, by_quota = fields[:, _INVOLUNTARY], fields[:, _THROTTLED_OUTS]
+    # What could not be told, or was counted between the reading of the two tables.
+    rest = np.where(involuntary > told + by_quota, involuntary - told - by_quota, 0)
+    nothing = np.zeros(len(ids), np.uint64)
+    parts = [
+        pd.DataFrame(
+            {
+                "victim_id": ids,
+                "kind": kind,
+                "occupant_id": nothing,
+                "wait_ns": fields[:, column],
+                "preemptions": count,
+            }
+        )
+        for kind, column, count in (
+            ("throttled", _THROTTLED, by_quota),
+            ("steal", _STEAL, nothing),
+            ("unknown", _UNKNOWN_NS, rest),
+        )
+    ]
+    together = pd.concat(parts, ignore_index=True)
+    return together[(together["wait_ns"] > 0) | (together["preemptions"] > 0)]
+
+
+def _cgroup_frame(
+    ids: np.ndarray, fields: np.ndarray, waits: np.ndarray, cells: pd.DataFrame
+) -> pd.DataFrame:
+    parts = cells.groupby("victim_id")[["wait_ns", "preemptions"]].sum()
+    parts = parts.reindex(ids, fill_value=0)
+    frame = pd.DataFrame(
+        {
+            "cgroup_id": ids,
+            "waits": waits.sum(axis=1),
+            "wait_ns": parts["wait_ns"].to_numpy(),
+            "throttled_ns": fields[:, _THROTTLED],
+            "steal_ns": fields[:, _STEAL],
+            "migrated_ns": fields[:, _MIGRATED],
+            "involuntary_switches": parts["preemptions"].to_numpy(),
+            "run_ns": fields[:, _RUN],
+        }
+    ).astype(SCHEMAS["cgroups"])
+    busy = frame.drop(columns="cgroup_id").to_numpy().any(axis=1)
+    return frame[busy].reset_index(drop=True)
+
+
+def _histogram_frame(ids: np.ndarray, waits: np.ndarray) -> pd.DataFrame:
+    lo, hi = histogram.wait_edges()
+    rows, slots = np.nonzero(waits)
+    return pd.DataFrame(
+        {"cgroup_id": ids[rows], "lo": lo[slots], "hi": hi[slots], "count": waits[rows, slots]}
+    ).astype(SCHEMAS["histograms"])

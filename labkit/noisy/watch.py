@@ -1,0 +1,99 @@
+"""The noisy-neighbour program at work: load it with tables that suit the machine, and take snapshots.
+
+>>> with Watch() as watch:                        # doctest: +SKIP
+...     before = watch.snapshot()
+...     time.sleep(5)
+...     answer = between(before, watch.snapshot())
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from types import TracebackType
+from typing import Self
+
+from labkit import program
+from labkit.names import Directory
+from labkit.noisy.plan import Plan, plan
+from labkit.noisy.tables import Tables
+from labkit.sched.state import Cost, Snapshot
+
+__all__ = ["Watch"]
+
+
+class Watch:
+    """The program, loaded and attached; a context manager that frees everything.
+
+    :param label: what the capture is called in its ledger.
+    :param chosen: table sizes and rules; :func:`labkit.noisy.plan.plan` if not given.
+    :param directory: where names come from; one of its own if not given.
+    :param rest_s: how long the place of a dead cgroup rests; see :class:`labkit.noisy.tables.Tables`.
+    :raises MissingPrivilege, MissingBcc, MissingHeaders, MissingBTF, UnsupportedKernel: if this machine cannot do it.
+    """
+
+    def __init__(
+        self,
+        *,
+        label: str = "noisy_neighbor",
+        chosen: Plan | None = None,
+        directory: Directory | None = None,
+        rest_s: float | None = None,
+    ) -> None:
+        self.plan = chosen or plan()
+        self.directory = directory or Directory()
+        self.program = program.load("noisy_neighbor", label=label, **self.plan.params)
+        try:
+            if self.plan.wakeup:
+                self.program.attach("wakeup")
+            self.tables = Tables(self.program, rest_s)
+        except BaseException:
+            self.program.close()
+            raise
+        self._began_ns = time.monotonic_ns()
+        self._user_ns = time.process_time_ns()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Detach, unload, free. May be called twice."""
+        self.program.close()
+        self.directory.close()
+
+    def stop(self) -> None:
+        """Detach; snapshots can still be taken, and stay the same."""
+        self.program.stop()
+
+    def snapshot(self) -> Snapshot:
+        """What was measured since the program was loaded."""
+        ids = self.tables.ids()
+        self.directory.names(ids)
+        self.tables.retire([identity for identity in ids if self.directory.alive(identity)])
+        ledger = self.program.ledger
+        taken_ns = time.monotonic_ns()
+        frames = self.tables.frames()
+        seen = frames["cells"]["occupant_id"], frames["cells"]["victim_id"], frames["cgroups"]["cgroup_id"]
+        return Snapshot(
+            taken_ns=taken_ns,
+            seconds=(taken_ns - self._began_ns) / 1e9,
+            mode="live",
+            kernel=platform.release(),
+            names=self.directory.frame(sorted(set().union(*(column.tolist() for column in seen)))),
+            ledger=ledger,
+            cost=self._cost(),
+            rules=self.plan.rules,
+            **frames,
+        )
+
+    def _cost(self) -> Cost:
+        calls = int(self.program.frame("ledger")["calls"].iloc[0])
+        spent = self.program.cost()
+        kernel_ns = None if self.program.cost_note else int(spent["run_time_ns"].sum())
+        return Cost(calls, kernel_ns, time.process_time_ns() - self._user_ns, os.cpu_count() or 1)
