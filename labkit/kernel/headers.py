@@ -28,6 +28,7 @@ __all__ = ["HeaderSource", "find", "merged_tree"]
 _ARCH = {"x86_64": "x86", "aarch64": "arm64"}
 _DEBIAN_ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
 _LAYOUT_VERSION = "1"
+_MARK = "labkit-source.txt"  # in a merged copy: what it was made from
 
 
 @dataclass(frozen=True)
@@ -155,9 +156,13 @@ def find(root: Path = Path("/")) -> HeaderSource:
 def merged_tree(source: HeaderSource | None = None) -> Path:
     """A merged copy of the headers in labkit's cache, fit for ``BCC_KERNEL_SOURCE``; made on first use (about 1 s).
 
+    A tree that is such a copy already is taken as it is: images carry one, and their cache starts empty in every pod.
+
     :raises MissingHeaders: if there are no headers, or the copy cannot be written.
     """
     source = source or find()
+    if len(source.trees) == 1 and (source.trees[0] / _MARK).is_file():
+        return source.trees[0]
     stamp = "|".join([_LAYOUT_VERSION, *(f"{t}:{t.stat().st_mtime_ns}" for t in source.trees)])
     target = cache_dir() / "headers" / hashlib.sha256(stamp.encode()).hexdigest()[:16]
     if target.is_dir():
@@ -167,7 +172,7 @@ def merged_tree(source: HeaderSource | None = None) -> Path:
         scratch = Path(tempfile.mkdtemp(prefix=".making-", dir=target.parent))
         try:
             _fill(source, scratch)
-            (scratch / "labkit-source.txt").write_text(source.describe() + "\n")
+            (scratch / _MARK).write_text(source.describe() + "\n")
             scratch.chmod(0o755)
             scratch.rename(target)
         finally:

@@ -130,6 +130,18 @@ def test_a_given_folder_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert headers.find(tmp_path).trees == (given.resolve(),)
 
 
+def test_a_merged_copy_is_taken_as_it_is_and_not_copied_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _debian(tmp_path, "6.1.0-56")
+    monkeypatch.setenv("LABKIT_CACHE", str(tmp_path / "cache"))
+    merged = headers.merged_tree(headers.find(tmp_path))
+    moved = merged.rename(tmp_path / "in-an-image")
+    monkeypatch.setenv("LABKIT_HEADERS", str(moved))
+    assert headers.merged_tree() == moved.resolve()
+    assert not list((tmp_path / "cache/headers").iterdir())
+
+
 def test_no_headers_name_the_command_that_installs_them(tmp_path: Path) -> None:
     with pytest.raises(MissingHeaders, match=r"apt-get install linux-headers-"):
         headers.find(tmp_path)
