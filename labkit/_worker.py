@@ -36,14 +36,33 @@ def hog(seconds: float, **_unused: object) -> dict[str, object]:
     }
 
 
+def burst(seconds: float, on_ms: float, period_ms: float, **_unused: object) -> dict[str, object]:
+    """Spin for some of each period, by the wall clock, and sleep for the rest."""
+    start = time.monotonic()
+    bursts = 0
+    while (begun := start + bursts * period_ms / 1e3) < start + seconds:
+        while time.monotonic() < begun + on_ms / 1e3:
+            pass
+        bursts += 1
+        time.sleep(max(0.0, start + bursts * period_ms / 1e3 - time.monotonic()))
+    return {"bursts": bursts}
+
+
 def service(
-    seconds: float, period_ms: float = 20.0, work_ms: float = 4.0, **_unused: object
+    seconds: float,
+    period_ms: float = 20.0,
+    work_ms: float = 4.0,
+    cpus: list[int] | None = None,
+    **_unused: object,
 ) -> dict[str, object]:
     """Serve a request every period: sleep until it is due, then work. Latency is from due to done.
 
     ``beyond_work_ns`` is by how much all latencies together exceed the CPU time that the requests took: what the service
-    itself can know of its waits. It also holds how late the kernel's timers are (50 us each by default).
+    itself can know of its waits. It also holds how late the kernel's timers are (50 us each by default). One that is free
+    to move says how often it found itself on another CPU (``moves``).
     """
+    where = _cpu_here() if cpus else lambda: 0
+    here, moves = where(), 0
     period, work = int(period_ms * 1e6), int(work_ms * 1e6)
     latencies = []
     used_ns = 0
@@ -56,6 +75,8 @@ def service(
         begun = cpu = time.thread_time_ns()
         while cpu < begun + work:
             cpu = time.thread_time_ns()
+            if here != where():
+                here, moves = where(), moves + 1
         used_ns += cpu - begun
         done = time.monotonic_ns()
         latencies.append(done - due)
@@ -71,7 +92,15 @@ def service(
         "p99_ns": pick(0.99),
         "max_ns": latencies[-1],
         "beyond_work_ns": sum(latencies) - used_ns,
+        **({"moves": moves} if cpus else {}),
     }
+
+
+def _cpu_here() -> Callable[[], int]:
+    import ctypes  # not at the top: every worker would pay for it
+
+    found: Callable[[], int] = ctypes.CDLL(None).sched_getcpu
+    return found
 
 
 def pinger(rounds: int, read_fd: int, write_fd: int, first: int, **_unused: object) -> dict[str, object]:
@@ -82,6 +111,20 @@ def pinger(rounds: int, read_fd: int, write_fd: int, first: int, **_unused: obje
         os.read(read_fd, 1)
         if not first:
             os.write(write_fd, b"x")
+    return {"rounds": rounds}
+
+
+def bouncer(seconds: float, read_fd: int, write_fd: int, first: int, **_unused: object) -> dict[str, object]:
+    """Pass one byte to and fro until the time of the first of the two is over."""
+    end = time.monotonic() + seconds
+    rounds = 0
+    if first:
+        os.write(write_fd, b"x")
+    while os.read(read_fd, 1) == b"x":
+        rounds += 1
+        os.write(write_fd, b"." if first and time.monotonic() > end else b"x")
+    if not first:
+        os.write(write_fd, b".")
     return {"rounds": rounds}
 
 
@@ -98,6 +141,39 @@ def spawner(count: int, program: str = "/bin/true", **_unused: object) -> dict[s
         pid = os.posix_spawn(program, [program], {})
         os.waitpid(pid, 0)
     return {"spawned": count}
+
+
+_COUNTERS = ("run_ns", "run_delay_ns", "timeslices", "voluntary", "involuntary")
+
+
+def forker(seconds: float, at_once: int = 4, **_unused: object) -> dict[str, object]:
+    """Start children that end at once, so many at a time, and keep the sums of their accounts.
+
+    A child that has ended and was not yet waited for (a zombie) still has its account in /proc.
+    """
+    end = time.monotonic() + seconds
+    forked = alive = 0
+    sums = dict.fromkeys(_COUNTERS, 0)
+    while alive or time.monotonic() < end:
+        while alive < at_once and time.monotonic() < end:
+            if os.fork() == 0:
+                os._exit(0)
+            forked, alive = forked + 1, alive + 1
+        ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+        assert ended is not None  # only with WNOHANG
+        for counter, value in zip(_COUNTERS, _account(ended.si_pid), strict=True):
+            sums[counter] += value
+        os.waitpid(ended.si_pid, 0)
+        alive -= 1
+    return {"forked": forked, "children": sums}
+
+
+def _account(pid: int) -> list[int]:
+    with open(f"/proc/{pid}/schedstat") as file:
+        found = [int(word) for word in file.read().split()]
+    with open(f"/proc/{pid}/status") as file:
+        # voluntary_ctxt_switches and nonvoluntary_ctxt_switches
+        return found + [int(line.split()[1]) for line in file if "voluntary_ctxt" in line]
 
 
 def naps(naps_us: list[int], threads: int = 1, **_unused: object) -> dict[str, object]:
@@ -145,6 +221,9 @@ def writes(sizes: list[int], rounds: int, pause_us: int, **_unused: object) -> d
 
 
 _WORK: dict[str, Callable[..., dict[str, object]]] = {
+    "bouncer": bouncer,
+    "burst": burst,
+    "forker": forker,
     "hog": hog,
     "service": service,
     "pinger": pinger,

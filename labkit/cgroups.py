@@ -250,8 +250,8 @@ class Scope:
         return "/" + str((self.root / name).relative_to(self._tree.unified))
 
     def cpu_path(self, name: str) -> str:
-        """Path in the cpu controller's tree; the root if the cgroup was not made there."""
-        return self.path(name) if self.cpu else "/"
+        """Path in the cpu controller's tree: the same; on v1 the root if it was not made there."""
+        return self.path(name) if self.cpu or "cpu" not in self._tree.controllers else "/"
 
     def folder(self, name: str) -> Path:
         """Its directory in the cgroup2 tree."""

@@ -190,9 +190,9 @@ class Running:
 
     def _make_scope(self) -> Scope | None:
         work = self.workload
-        groups = [*work.groups]
-        listed = {group.path for group in groups}
-        groups += [Group(p) for p in dict.fromkeys(w.place for w in work.workers) if p and p not in listed]
+        limits = {group.path: group for group in work.groups}
+        places = dict.fromkeys(worker.place for worker in work.workers if worker.place)
+        groups = [limits.pop(path, Group(path)) for path in places] + list(limits.values())
         try:
             return self._stack.enter_context(Scope(groups, cpu=work.cpu_control))
         except CgroupError as error:

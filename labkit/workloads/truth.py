@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -128,31 +129,30 @@ class Books:
         self.layout = self._layout()
         self._before = self._read()
 
-    def _folders(self) -> tuple[list[str], list[str]]:
-        """Directories in the cgroup2 tree and in the cpu controller's tree."""
-        tree = hierarchy()
-        top = str(tree.unified)
-        cpu_top = str(tree.controllers.get("cpu", tree.unified))
-        unified = [str(self._scope.folder(p.name)) if p.name else top for p in self._places]
-        cpu = [str((self._scope.cpu_folder(p.name) if p.name else None) or cpu_top) for p in self._places]
-        return unified, cpu
-
     def _layout(self) -> pd.DataFrame:
-        scope, rows = self._scope, []
+        """Where the cgroups are, and their limits as the kernel says."""
+        tree = hierarchy()
+        rows = []
         for place in self._places:
-            if not place.name:
-                rows.append((place.roles[0], "/", hierarchy().id_of("/"), "/", 0, 0, 0))
-                continue
-            group = scope.groups[place.name]
-            period = group.period_us if group.quota_us else 0
-            weight = group.weight if scope.cpu else 0
-            where = (group.name, scope.path(place.name), scope.id(place.name), scope.cpu_path(place.name))
-            rows.append((*where, group.quota_us, period, weight))
-        names = list(_COLUMNS)[:7]
-        return pd.DataFrame(rows, columns=names).astype({name: _COLUMNS[name] for name in names})
+            path = self._scope.path(place.name) if place.name else "/"
+            # A task's own word, where there is one: a real-time task may not be in its role's cpu cgroup.
+            pid = self._pids[place.roles[0]] if place.roles else None
+            cpu_path = self._scope.cpu_path(place.name) if place.name else "/"
+            if pid is not None and "cpu" in tree.controllers:
+                cpu_path = tree.path_of(pid, "cpu")
+            role = PurePosixPath(place.name).name or place.roles[0]
+            rows.append((role, path, tree.id_of(path), cpu_path))
+        frame = pd.DataFrame(rows, columns=list(_COLUMNS)[:4])
+        self._unified = [str(tree.unified) + path for path in frame["cgroup"]]
+        self._cpu = [str(tree.controllers.get("cpu", tree.unified)) + path for path in frame["cpu_cgroup"]]
+        limits = oracles.cpu_limits(self._cpu).drop(columns="folder").fillna(0)
+        # The root's weight is there to be read on v1, and means nothing.
+        limits.loc[frame["cpu_cgroup"] == "/", :] = 0
+        limits.loc[limits["quota_us"] == 0, "period_us"] = 0
+        frame = pd.concat([frame, limits], axis=1)
+        return frame.astype({name: _COLUMNS[name] for name in frame.columns})
 
     def _read(self) -> pd.DataFrame:
-        unified, cpu = self._folders()
         pids = list(self._pids.values())
         tasks = oracles.schedstat(pids).merge(oracles.switches(pids), on="pid").set_index("pid")
         sums = [
@@ -160,10 +160,10 @@ class Books:
             for place in self._places
         ]
         frame = pd.DataFrame([dict(one) for one in sums], columns=list(_COUNTERS)).astype("int64")
-        stat = oracles.cpu_stat(cpu)
+        stat = oracles.cpu_stat(self._cpu)
         frame["nr_throttled"] = stat["nr_throttled"].fillna(0).astype("int64")
         frame["throttled_ns"] = stat["throttled_ns"].fillna(0).astype("int64")
-        frame["psi_some_us"] = oracles.pressure(unified)["some_us"]
+        frame["psi_some_us"] = oracles.pressure(self._unified)["some_us"]
         return frame
 
     def close(self, results: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
