@@ -58,7 +58,7 @@ def sizes(cpus: int, cgroups: int, tasks: int) -> dict[str, Any]:
     :param tasks: tasks that exist now.
 
     >>> sizes(2, 90, 200)["shards"], sizes(256, 3000, 40000)["shards"], sizes(256, 3000, 40000)["atomic"]
-    (2, 4, True)
+    (2, 2, True)
     """
     room = min(power_of_two(max(1024, 2 * cgroups)), 1 << 14)
     copies = power_of_two(cpus)

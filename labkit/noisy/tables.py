@@ -1,8 +1,8 @@
 """The maps of ``bpf/noisy_neighbor.c`` as frames, by cgroup id; and places of dead cgroups given to new ones.
 
-In the kernel a cgroup is an index, handed out of a queue when its first task is seen. When a cgroup is gone, its index rests
-for a while (a wait that began before may still be charged to it), then its sums move into the memory of this process, and
-the index goes back into the queue. So the tables stay as large as they were, however many cgroups come and go.
+In the kernel a cgroup is an index, handed out of a queue when its first task is seen. When a cgroup is gone, its index
+rests for a while (a wait that began before may still be charged to it), then its sums move into the memory of this process,
+and the index goes back into the queue. So the tables stay as large as they were, however many cgroups come and go.
 """
 
 from __future__ import annotations
