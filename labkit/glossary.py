@@ -8,6 +8,7 @@ wherever a later edit moves that.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any
 
 from labkit.paths import lab_root
 
-__all__ = ["Term", "glossary_path", "link_notebook", "link_text", "terms"]
+__all__ = ["Term", "for_learner", "glossary_path", "link_notebook", "link_text", "terms"]
 
 _ENTRY = re.compile(r"^## (?P<name>.+?)[ \t]*\n(?P<body>.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 _ALSO = re.compile(r"^\*Also: (?P<forms>[^*]+?)\.?\*$", re.MULTILINE)
@@ -106,6 +107,16 @@ def link_notebook(notebook: Any, known: Sequence[Term], href: Callable[[Term], s
             linked = _linked(source, matcher, href, done)
             cell["source"] = linked if isinstance(cell["source"], str) else linked.splitlines(keepends=True)
     return list(done)
+
+
+def for_learner(content: bytes) -> bytes:
+    """A notebook file as a learner gets it, its terms linked to ``glossary.md``; what is no notebook stays as it is."""
+    try:
+        notebook = json.loads(content)
+        link_notebook(notebook, terms(), lambda term: f"glossary.md#{term.heading_id}")
+    except (ValueError, KeyError, TypeError):
+        return content
+    return (json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode()
 
 
 class _Matcher:

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import zmq
+from nbformat.sign import NotebookNotary
+
 from labkit.errors import LabkitError
-from labkit.lessons import progress
-from labkit.paths import notebooks_dir, work_dir
+from labkit.glossary import for_learner
+from labkit.lessons.progress import COPIES as _LEDGER
+from labkit.lessons.progress import digest
+from labkit.notebook_io import read_notebook
+from labkit.paths import lab_root, notebooks_dir, work_dir
 from labkit.system.kernelspec import wrap_kernelspec
 
 __all__ = ["Copies", "copy_notebooks", "open_lab", "work_dir"]
 
-_LEDGER = progress.COPIES
-# The popup that asks whether to fetch news, and the request that asks for a newer JupyterLab.
-_OVERRIDES = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
+_OVERRIDES: dict[str, dict[str, object]] = {
+    # The popup that asks whether to fetch news, and the request that asks for a newer JupyterLab.
+    "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
+    # The glossary opens to be read, not to be edited.
+    "@jupyterlab/docmanager-extension:plugin": {"defaultViewers": {"markdown": "Markdown Preview"}},
+}
+#: Pages to look things up, beside the notebooks. Not the learner's own: they are always those of the lab.
+_REFERENCE = ("glossary.md", "functions.md")
+_LINK = re.compile(r"\[([^\]]+)\]\(([^):#\s]+)(#[^)\s]*)?\)")
 
 
 @dataclass(frozen=True)
@@ -44,20 +56,21 @@ def copy_notebooks(source: Path, target: Path) -> Copies:
         target.mkdir(parents=True, exist_ok=True)
         copied = _read_ledger(target)
         for path in sorted(source.glob("*.ipynb")):
-            content = path.read_bytes()
+            content = for_learner(path.read_bytes())
             copy = target / path.name
             if not copy.exists():
                 new.append(path.name)
-            elif _digest(content) in (copied.get(path.name), _digest(copy.read_bytes())):
-                copied[path.name] = _digest(content)
+            elif digest(content) in (copied.get(path.name), digest(copy.read_bytes())):
+                copied[path.name] = digest(content)
                 continue  # the chapter is as it was when it was copied, or the copy is up to date
-            elif _digest(copy.read_bytes()) == copied.get(path.name):
+            elif digest(copy.read_bytes()) == copied.get(path.name):
                 renewed.append(path.name)
             else:
                 kept.append(path.name)
                 continue
             copy.write_bytes(content)
-            copied[path.name] = _digest(content)
+            copied[path.name] = digest(content)
+        _write_reference(target)
         (target / _LEDGER).write_text(json.dumps(copied, indent=1, sort_keys=True) + "\n")
     except OSError as error:
         raise LabkitError(
@@ -68,8 +81,18 @@ def copy_notebooks(source: Path, target: Path) -> Copies:
     return Copies(tuple(new), tuple(renewed), tuple(kept))
 
 
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def _write_reference(target: Path) -> None:
+    """The reference pages, without links to documents that are not in the learner's folder."""
+
+    def keep(match: re.Match[str]) -> str:
+        return match[0] if match[2] in _REFERENCE else match[1]
+
+    for name in _REFERENCE:
+        document = lab_root() / "docs" / name
+        if document.is_file():
+            (target / name).write_text(
+                _LINK.sub(keep, document.read_text(encoding="utf-8")), encoding="utf-8"
+            )
 
 
 def _read_ledger(target: Path) -> dict[str, str]:
@@ -79,15 +102,30 @@ def _read_ledger(target: Path) -> dict[str, str]:
         return {}  # without it every differing copy counts as the learner's own
 
 
-def _silence_news(prefix: Path) -> None:
+def _settle(prefix: Path) -> None:
+    """Put our settings into the environment's overrides, beside whatever else is there."""
     path = prefix / "share/jupyter/lab/settings/overrides.json"
-    if sys.prefix == sys.base_prefix or path.exists():
+    if sys.prefix == sys.base_prefix:
         return
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(_OVERRIDES, indent=1) + "\n")
-    except OSError:
+        before = json.loads(path.read_text()) if path.exists() else {}
+        wanted = {
+            **before,
+            **{name: {**values, **before.get(name, {})} for name, values in _OVERRIDES.items()},
+        }
+        if wanted != before:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(wanted, indent=1) + "\n")
+    except (OSError, ValueError, TypeError, AttributeError):
         return  # a popup more, nothing worse
+
+
+def _trust(target: Path, names: Sequence[str]) -> None:
+    """Sign the copies that we made, so that Jupyter does not warn of them."""
+    notary = NotebookNotary()  # type: ignore[no-untyped-call]
+    for name in names:
+        notary.sign(read_notebook(target / name))  # type: ignore[no-untyped-call]
+    notary.store.close()
 
 
 def open_lab(arguments: Sequence[str] = ()) -> None:
@@ -102,14 +140,20 @@ def open_lab(arguments: Sequence[str] = ()) -> None:
     print(f" ({len(copies.new)} new, {len(copies.renewed)} renewed)" if copies.new or copies.renewed else "")
     for name in copies.kept:
         print(f"  {name}: the chapter has changed; your changed copy is kept (move it away for the new one)")
+    _trust(target, (*copies.new, *copies.renewed))
     wrap_kernelspec()
-    _silence_news(Path(sys.prefix))
+    _settle(Path(sys.prefix))
     graphical = sys.platform == "darwin" or "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
     own = [
         "--ServerApp.ip=127.0.0.1",
         f"--ServerApp.root_dir={target.resolve()}",
         "--LabApp.default_url=/lab/tree/index.ipynb",
-        "--log-level=WARN",
+        *("--log-level=WARN", "--LabApp.log_level=WARN"),
+        "--LabApp.extension_manager=readonly",  # the other one asks PyPI when its panel is opened
+        # Else tornado warns that pings are further apart than they may be late.
+        "--ServerApp.tornado_settings={'ws_ping_timeout': 30000}",
+        # Else each kernel warns that others on this machine may listen to it.
+        *(["--KernelManager.transport_encryption=auto"] if zmq.has("curve") else []),
         *(["--ServerApp.allow_root=True"] if os.geteuid() == 0 else []),
         *([] if graphical and os.geteuid() != 0 else ["--no-browser"]),
     ]

@@ -11,7 +11,6 @@ import hashlib
 import json
 import math
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,10 @@ import pandas as pd
 
 from labkit import text
 from labkit.errors import LabkitError, ParameterError
+from labkit.glossary import for_learner
 from labkit.paths import notebooks_dir, work_dir
 
-__all__ = ["COPIES", "judged", "predicted", "reset", "solved", "table", "tried"]
+__all__ = ["COPIES", "digest", "judged", "predicted", "reset", "solved", "table", "tried"]
 
 _FILE = ".progress.json"
 #: Which copies are as they were made: file name -> SHA-256 (see :mod:`labkit.workbench`).
@@ -161,7 +161,7 @@ def reset(chapter: str) -> Path:
             aside.parent.mkdir(exist_ok=True)
             aside = _free(aside)
             copy.replace(aside)
-        shutil.copyfile(notebooks_dir() / copy.name, copy)
+        copy.write_bytes(for_learner((notebooks_dir() / copy.name).read_bytes()))
         _note_copy(copy)
     except OSError as error:
         raise LabkitError(
@@ -179,6 +179,21 @@ def reset(chapter: str) -> Path:
     return aside if aside.exists() else copy
 
 
+def digest(content: bytes) -> str:
+    """SHA-256 of what a learner may have changed in a notebook: its cells with their outputs.
+
+    JupyterLab writes the kernel's version into the metadata of a notebook that is merely opened: that is no change.
+    """
+    try:
+        cells = [
+            (cell["cell_type"], "".join(cell["source"]), cell.get("outputs", []))
+            for cell in json.loads(content)["cells"]
+        ]
+    except (ValueError, KeyError, TypeError):
+        return hashlib.sha256(content).hexdigest()
+    return hashlib.sha256(json.dumps(cells, sort_keys=True).encode()).hexdigest()
+
+
 def _note_copy(copy: Path) -> None:
     """Let :func:`labkit.workbench.copy_notebooks` know the copy as unchanged, so that it is renewed with its chapter."""
     ledger = copy.parent / COPIES
@@ -186,7 +201,7 @@ def _note_copy(copy: Path) -> None:
         copied = dict(json.loads(ledger.read_text()))
     except (OSError, ValueError, TypeError):
         copied = {}
-    copied[copy.name] = hashlib.sha256(copy.read_bytes()).hexdigest()
+    copied[copy.name] = digest(copy.read_bytes())
     ledger.write_text(json.dumps(copied, indent=1, sort_keys=True) + "\n")
 
 
