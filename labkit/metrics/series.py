@@ -1,8 +1,8 @@
 """From snapshots to series: counters that never go back, bounded in number, and none that long outlives its cgroup.
 
 Each snapshot adds what came since the one before, cgroup by cgroup, to the series that the cgroup belongs to at that
-moment. So a series stays true when a cgroup dies, when the kernel's table starts anew, when a better name arrives (the Kubernetes
-API answered at last), and when two cgroups share their labels (a container that was restarted).
+moment. So a series stays true when a cgroup dies, when the kernel's table starts anew, when a better name arrives (the
+Kubernetes API answered at last), and when two cgroups share their labels (a container that was restarted).
 
 There are at most ``max_cgroups`` series, for those that wait most; the others add up in one *overflow* series. A series is
 removed ``keep_s`` after the last of its cgroups died: until then it stands still, a tombstone, so that the last increase is
@@ -20,7 +20,7 @@ import pandas as pd
 
 from labkit.errors import ParameterError
 from labkit.metrics.labels import REST, Labels, occupant_label
-from labkit.metrics.table import Layout, Table, foreign_pairs, tabulate
+from labkit.metrics.table import CAUSES, Layout, Table, add_cells, coded, grown_cells, tabulate
 from labkit.sched.state import Snapshot
 
 __all__ = ["Book", "Limits", "Series"]
@@ -89,7 +89,7 @@ class Book:
         self._overflowed: set[int] = set()
         self._series: dict[Key, Series] = {}
         self._table: Table | None = None
-        self._pairs: pd.DataFrame | None = None
+        self._cells: pd.DataFrame | None = None
 
     @property
     def series(self) -> list[Series]:
@@ -109,13 +109,16 @@ class Book:
         """Add what came since the snapshot before; of the first one, all that it holds."""
         now = snapshot.taken_ns / 1e9
         table = tabulate(snapshot, self.layout)
-        grown = self._grown(table)
+        grown, anew = self._grown(table)
+        cells = self._cells_grown(snapshot.cells, anew)
+        victims, _ = table.rows_of(cells["victim_id"].to_numpy(np.uint64))
+        add_cells(grown, victims, cells, self.layout, snapshot.names)
         keys = self.labels.of(snapshot.names, table.ids)
         alive = _alive(snapshot.names, table.ids)
-        self._retire(table, keys, alive, now)
+        self._retire(keys, alive, now)
         self._admit(keys, grown, now)
         self._add(table, keys, grown, alive, now)
-        self._add_occupants(snapshot, table, keys, now)
+        self._add_occupants(cells, victims, keys, snapshot.names, now)
         self._table = table
 
     def _new(self, key: Key, now: float) -> Series:
@@ -123,10 +126,10 @@ class Book:
             key, np.zeros(len(self.layout.columns), dtype=np.int64), {}, [], True, seen_s=now, moved_s=now
         )
 
-    def _grown(self, table: Table) -> np.ndarray:
-        """What each row grew by. A cgroup whose number of waits fell has started anew: all it has is new."""
+    def _grown(self, table: Table) -> tuple[np.ndarray, np.ndarray]:
+        """What each row grew by, and the ids of those that started anew: their number of waits fell, and all is new."""
         if self._table is None or not len(self._table.ids):
-            return table.values
+            return table.values.copy(), table.ids
         at, known = self._table.rows_of(table.ids)
         before = np.where(known[:, None], self._table.values[at], 0)
         anew = table.values[:, 0] < before[:, 0]
@@ -136,9 +139,15 @@ class Book:
             self.corrections += int(back.sum())
             table.values[back] = before[back]  # held where it was, until the kernel's own has caught up
             grown[back] = 0
+        return grown, table.ids[anew]
+
+    def _cells_grown(self, cells: pd.DataFrame, anew: np.ndarray) -> pd.DataFrame:
+        now = coded(cells)
+        before = now.iloc[:0] if self._cells is None else self._cells
+        grown, self._cells = grown_cells(before, now, anew)
         return grown
 
-    def _retire(self, table: Table, keys: list[Key], alive: np.ndarray, now: float) -> None:
+    def _retire(self, keys: list[Key], alive: np.ndarray, now: float) -> None:
         """Remove series whose cgroups have been dead for long enough."""
         present = {key for key, living in zip(keys, alive.tolist(), strict=True) if living}
         for key, series in list(self._series.items()):
@@ -191,34 +200,22 @@ class Book:
         self.overflow_cgroups = len(overflowed)
         self._overflowed = overflowed
 
-    def _add_occupants(self, snapshot: Snapshot, table: Table, keys: list[Key], now: float) -> None:
-        pairs = foreign_pairs(snapshot.cells)
-        grown = self._pairs_grown(pairs)
-        self._pairs = pairs
-        names = _occupant_names(snapshot.names, grown["occupant_id"].to_numpy(np.uint64))
-        at, _ = table.rows_of(grown["victim_id"].to_numpy(np.uint64))
+    def _add_occupants(
+        self, cells: pd.DataFrame, victims: np.ndarray, keys: list[Key], names: pd.DataFrame, now: float
+    ) -> None:
+        foreign = (cells["cause"] == CAUSES.index("foreign")).to_numpy() & (cells["wait_ns"] > 0).to_numpy()
+        mine = cells[foreign]
+        labels = _occupant_names(names, mine["occupant_id"].to_numpy(np.uint64))
         added: dict[Key, dict[str, int]] = {}
         for row, occupant, wait in zip(
-            at.tolist(), grown["occupant_id"].tolist(), grown["wait_ns"].tolist(), strict=True
+            victims[foreign].tolist(), mine["occupant_id"].tolist(), mine["wait_ns"].tolist(), strict=True
         ):
-            label = names.get(occupant, "unknown")
-            of_victim = added.setdefault(keys[row], {})
-            of_victim[label] = of_victim.get(label, 0) + wait
+            if keys[row] in self._series:
+                label = labels.get(occupant, "unknown")
+                of_victim = added.setdefault(keys[row], {})
+                of_victim[label] = of_victim.get(label, 0) + wait
         for key, of_victim in added.items():
             self._charge(self._series[key], of_victim, now)
-
-    def _pairs_grown(self, pairs: pd.DataFrame) -> pd.DataFrame:
-        """Pairs of victims that have a series, with what their waits grew by, where they did."""
-        members = self.members()
-        mine = pairs[np.isin(pairs["victim_id"].to_numpy(np.uint64), members)]
-        if self._pairs is not None:
-            before = self._pairs[np.isin(self._pairs["victim_id"].to_numpy(np.uint64), members)]
-            before = before.astype({"wait_ns": "Int64"})  # else what is missing makes floats of all
-            both = mine.merge(before, on=["victim_id", "occupant_id"], how="left", suffixes=("", "_before"))
-            was = both["wait_ns_before"].fillna(0).astype("int64")
-            grown = both["wait_ns"] - was.where(both["wait_ns"] >= was, 0)
-            mine = both[["victim_id", "occupant_id"]].assign(wait_ns=grown)
-        return mine[mine["wait_ns"] > 0]
 
     def _charge(self, series: Series, added: Mapping[str, int], now: float) -> None:
         """The largest get a label of their own while there is room; what has not moved for long makes way."""

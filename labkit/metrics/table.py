@@ -13,12 +13,13 @@ import pandas as pd
 from labkit.errors import ParameterError
 from labkit.sched.state import Snapshot
 
-__all__ = ["CAUSES", "CLASSES", "Layout", "Table", "foreign_pairs", "tabulate"]
+__all__ = ["CAUSES", "CLASSES", "Layout", "Table", "add_cells", "coded", "grown_cells", "tabulate"]
 
 CAUSES = ("foreign", "self", "throttled", "idle", "steal", "unknown")
 #: Whose the other side is: the victim's own cgroup; another workload; the system (kernel threads, init and its slice);
 #: or a cgroup of which nobody knows any more what it was.
 CLASSES = ("same", "other", "system", "unknown")
+_UNKNOWN = CAUSES.index("unknown")
 _COUNTS = ("waits", "wait_ns", "migrated_ns", "involuntary_switches", "run_ns")
 #: Bucket bounds go from 2**10 ns (1 us) to 2**33 ns (8.6 s).
 _LOW_OCTAVE, _HIGH_OCTAVE = 10, 33
@@ -80,7 +81,7 @@ class Table:
 
 
 def tabulate(snapshot: Snapshot, layout: Layout) -> Table:
-    """All counters of all cgroups of a snapshot.
+    """Counters and buckets of all cgroups of a snapshot; causes and classes, which come from its cells, are left at 0.
 
     Buckets are not cumulative here: each wait is counted once, in the lowest bucket that holds it.
     """
@@ -97,44 +98,8 @@ def tabulate(snapshot: Snapshot, layout: Layout) -> Table:
     rows = np.searchsorted(ids, snapshot.cgroups["cgroup_id"].to_numpy(np.uint64))
     for index, name in enumerate(_COUNTS):
         np.add.at(values[:, index], rows, snapshot.cgroups[name].to_numpy(np.uint64).astype(np.int64))
-    _add_cells(values, ids, snapshot, layout)
     _add_buckets(values, ids, snapshot.histograms, layout)
     return Table(ids, values)
-
-
-def _add_cells(values: np.ndarray, ids: np.ndarray, snapshot: Snapshot, layout: Layout) -> None:
-    cells = snapshot.cells
-    if cells.empty:
-        return
-    victim = cells["victim_id"].to_numpy(np.uint64)
-    occupant = cells["occupant_id"].to_numpy(np.uint64)
-    wait = cells["wait_ns"].to_numpy(np.uint64).astype(np.int64)
-    rows = np.searchsorted(ids, victim)
-    codes, kinds = pd.factorize(cells["kind"])
-    names = np.array([CAUSES.index(k) if k in CAUSES else CAUSES.index("unknown") for k in kinds])
-    is_cgroup = np.array([k == "cgroup" for k in kinds])[codes]
-    own = is_cgroup & (occupant == victim)
-    cause = np.where(is_cgroup, np.where(own, CAUSES.index("self"), CAUSES.index("foreign")), names[codes])
-    np.add.at(values, (rows, layout.column("cause:foreign") + cause), wait)
-
-    kind_of = _classes(snapshot.names, occupant)
-    kind_of = np.where(own, CLASSES.index("same"), kind_of)
-    at = np.flatnonzero(is_cgroup)
-    np.add.at(values, (rows[at], layout.column("class:same") + kind_of[at]), wait[at])
-    taken = cells["preemptions"].to_numpy(np.uint64).astype(np.int64)
-    np.add.at(values, (rows[at], layout.column("preempted:same") + kind_of[at]), taken[at])
-
-
-def _classes(names: pd.DataFrame, occupants: np.ndarray) -> np.ndarray:
-    """Index into :data:`CLASSES` of each occupant that is not the victim itself."""
-    known = names.drop_duplicates("cgroup_id", keep="last").sort_values("cgroup_id")
-    ids = known["cgroup_id"].to_numpy(np.uint64)
-    owner = known["owner"].map({"system": CLASSES.index("system"), "workload": CLASSES.index("other")})
-    classes = owner.fillna(CLASSES.index("unknown")).to_numpy(np.int64)
-    if not len(ids):
-        return np.full(len(occupants), CLASSES.index("unknown"))
-    at = np.minimum(np.searchsorted(ids, occupants), len(ids) - 1)
-    return np.where(ids[at] == occupants, classes[at], CLASSES.index("unknown"))
 
 
 def _add_buckets(values: np.ndarray, ids: np.ndarray, histograms: pd.DataFrame, layout: Layout) -> None:
@@ -147,7 +112,78 @@ def _add_buckets(values: np.ndarray, ids: np.ndarray, histograms: pd.DataFrame, 
     np.add.at(values, (rows, first + bucket), histograms["count"].to_numpy(np.uint64).astype(np.int64))
 
 
-def foreign_pairs(cells: pd.DataFrame) -> pd.DataFrame:
-    """Who held the CPU while whom waited: ``victim_id``, ``occupant_id`` (uint64), ``wait_ns`` (int64); no own time."""
-    foreign = cells[(cells["kind"] == "cgroup") & (cells["occupant_id"] != cells["victim_id"])]
-    return foreign[["victim_id", "occupant_id", "wait_ns"]].astype({"wait_ns": "int64"})
+def coded(cells: pd.DataFrame) -> pd.DataFrame:
+    """Cells with numbers for words: ``victim_id``, ``occupant_id`` (uint64), ``cause`` (index into :data:`CAUSES`),
+    ``wait_ns``, ``preemptions`` (int64)."""
+    codes, kinds = pd.factorize(cells["kind"])
+    plain = np.array([CAUSES.index(k) if k in CAUSES else _UNKNOWN for k in kinds] or [_UNKNOWN])
+    by_cgroup = np.array([k == "cgroup" for k in kinds] or [False])[codes]
+    victims, occupants = cells["victim_id"].to_numpy(np.uint64), cells["occupant_id"].to_numpy(np.uint64)
+    between = np.where(victims == occupants, CAUSES.index("self"), CAUSES.index("foreign"))
+    return pd.DataFrame(
+        {
+            "victim_id": victims,
+            "occupant_id": np.where(by_cgroup, occupants, 0),
+            "cause": np.where(by_cgroup, between, plain[codes]),
+            "wait_ns": cells["wait_ns"].to_numpy(np.uint64).astype(np.int64),
+            "preemptions": cells["preemptions"].to_numpy(np.uint64).astype(np.int64),
+        }
+    )
+
+
+def grown_cells(
+    before: pd.DataFrame, now: pd.DataFrame, anew: np.ndarray
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What each cell grew by, and the cells to compare the next ones with.
+
+    A table that is read while it changes may show a count that is smaller than before: it is held until it has caught up.
+    A cell that is gone (its occupant is long dead and forgotten) went over into its victim's ``unknown``, and what came
+    there in that way is not new.
+
+    :param anew: ids of victims that started from zero.
+    """
+    keys = ["victim_id", "cause", "occupant_id"]
+    before = before[~np.isin(before["victim_id"].to_numpy(), anew)]
+    both = now.merge(before, on=keys, how="outer", suffixes=("", "_before"), indicator=True)
+    gone = both[(both["_merge"] == "right_only").to_numpy()]
+    both = both[(both["_merge"] != "right_only").to_numpy()]
+    held = both[keys].copy()
+    for name in ("wait_ns", "preemptions"):
+        was = both[f"{name}_before"].fillna(0).astype("int64").to_numpy()
+        held[name] = np.maximum(both[name].fillna(0).astype("int64").to_numpy(), was)
+        lost = gone.groupby("victim_id")[f"{name}_before"].sum()
+        moved = both["victim_id"].map(lost).fillna(0).astype("int64").to_numpy()
+        unknown = (both["cause"] == _UNKNOWN).to_numpy()
+        both[name] = np.maximum(held[name] - was - np.where(unknown, moved, 0), 0)
+    grown = both[(both["wait_ns"] > 0) | (both["preemptions"] > 0)]
+    return grown[[*keys, "wait_ns", "preemptions"]], held
+
+
+def add_cells(
+    values: np.ndarray, rows: np.ndarray, grown: pd.DataFrame, layout: Layout, names: pd.DataFrame
+) -> None:
+    """Add what cells grew by to the matrix, by cause and by class of occupant.
+
+    :param rows: row of each cell's victim.
+    """
+    cause = grown["cause"].to_numpy(np.int64)
+    wait = grown["wait_ns"].to_numpy(np.int64)
+    np.add.at(values, (rows, layout.column(f"cause:{CAUSES[0]}") + cause), wait)
+    classes = _classes(names, grown["occupant_id"].to_numpy(np.uint64))
+    classes = np.where(cause == CAUSES.index("self"), CLASSES.index("same"), classes)
+    at = np.flatnonzero(np.isin(cause, [CAUSES.index("self"), CAUSES.index("foreign")]))
+    np.add.at(values, (rows[at], layout.column(f"class:{CLASSES[0]}") + classes[at]), wait[at])
+    taken = grown["preemptions"].to_numpy(np.int64)
+    np.add.at(values, (rows[at], layout.column(f"preempted:{CLASSES[0]}") + classes[at]), taken[at])
+
+
+def _classes(names: pd.DataFrame, occupants: np.ndarray) -> np.ndarray:
+    """Index into :data:`CLASSES` of each occupant that is not the victim itself."""
+    known = names.drop_duplicates("cgroup_id", keep="last").sort_values("cgroup_id")
+    ids = known["cgroup_id"].to_numpy(np.uint64)
+    owner = known["owner"].map({"system": CLASSES.index("system"), "workload": CLASSES.index("other")})
+    classes = owner.fillna(CLASSES.index("unknown")).to_numpy(np.int64)
+    if not len(ids):
+        return np.full(len(occupants), CLASSES.index("unknown"))
+    at = np.minimum(np.searchsorted(ids, occupants), len(ids) - 1)
+    return np.where(ids[at] == occupants, classes[at], CLASSES.index("unknown"))
