@@ -166,15 +166,19 @@ def nested(seconds: float, cpu: int) -> Workload:
 
 
 def migrating(seconds: float, cpu: int) -> Workload:
-    """Three tasks that always want to run, on two CPUs: the kernel keeps moving them, also while they wait."""
+    """Four tasks that sleep and wake out of step, and want all of two CPUs: each is moved often, also while it waits.
+
+    (Tasks that never sleep settle down: the kernel leaves them where they are for seconds.)
+    """
     cpus = sorted({cpu, other_cpu(cpu)})
+    beats = {"neighbour_a": (3.0, 4.1), "neighbour_b": (5.0, 7.3), "neighbour_c": (2.0, 5.9)}
+    neighbours = [
+        worker(role, "burst", None, seconds, cpus=cpus, on_ms=on_ms, period_ms=period_ms)
+        for role, (on_ms, period_ms) in beats.items()
+    ]
     return make(
         "migrating",
-        f"a service and two neighbours that never sleep, all free to move between CPUs {cpus[0]} and {cpus[1]}",
-        [
-            worker("service", "service", None, seconds, work_ms=GREEDY_MS, cpus=cpus),
-            worker("hog_a", "hog", None, seconds, cpus=cpus),
-            worker("hog_b", "hog", None, seconds, cpus=cpus),
-        ],
-        truth(cpu, "noisy_neighbor", {"hog_a": None, "hog_b": None}, causes=["foreign"]),
+        f"{_SERVICE} and three restless neighbours, all free to move between CPUs {cpus[0]} and {cpus[1]}",
+        [worker("service", "service", None, seconds, cpus=cpus), *neighbours],
+        truth(cpu, "noisy_neighbor", dict.fromkeys(beats, None), causes=["foreign"]),
     )
