@@ -64,7 +64,7 @@
  *   unseen: unseen
  *   notes:
  *     missed_waits: "waits ended unseen: their time counts, by whom is unknown"
- *     corrected: "times the occupant of a CPU was taken from the kernel's notes"
+ *     reconstructed: "of them not seen, and taken from the kernel's notes"
  *     cgroups_full: "times a new cgroup found no place and counts as unknown"
  *     cells_full: "times a pair found no place and counts as unknown"
  *     beyond_log: "waits reached back beyond what is remembered of their CPU"
@@ -110,6 +110,7 @@ struct lk_cpu {
     u64 stolen_ns;
     u64 first_nr_switches;
     u64 calls;
+    u64 made_up; /* switches that we were not called for and know all the same */
     u64 unseen;
     u32 occupant;
     u32 slot;
@@ -165,7 +166,7 @@ struct lk_noisy_ledger {
     u64 unseen;          /* switches that rq->nr_switches counted and we were not called for */
     u64 missed_waits;
     u64 missed_ns;
-    u64 corrected;
+    u64 reconstructed;
     u64 cgroups_full;
     u64 cells_full;
     u64 beyond_log;
@@ -597,6 +598,16 @@ static __always_inline void adopt(struct lk_task *state, struct task_struct *tas
     state->throttled = 0;
 }
 
+/* The wait is over; what came of it before a migration belongs to it. */
+static __always_inline void count_wait(struct lk_task *state, struct lk_waiter *waiter, u64 wait_ns)
+{
+    u32 slot = wait_slot(wait_ns + state->carried_ns) & (LK_WAIT_SLOTS - 1);
+
+    state->carried_ns = 0;
+    state->throttled = 0;
+    LK_ADD(waiter->sums->waits[slot], 1);
+}
+
 /* -- a switch ------------------------------------------------------------------------------------------------------- */
 
 struct lk_clocks {
@@ -645,28 +656,62 @@ static __always_inline void check_calls(struct lk_cpu *cpu, struct lk_noisy_ledg
     if (cpu->calls++ & (LK_CHECK_EVERY - 1))
         return;
     LK_READ(switches, &((struct rq *)cpu->rq)->nr_switches);
-    unseen = switches - cpu->first_nr_switches + 1 - cpu->calls;
+    unseen = switches - cpu->first_nr_switches + 1 - cpu->calls - cpu->made_up;
     book->unseen += unseen - cpu->unseen;
     cpu->unseen = unseen;
+}
+
+/*
+ * The task got this CPU and we were not called: what its run_delay grew by since is the wait that ended when it arrived, and
+ * up to then the log stands.
+ */
+static __always_inline void make_up(struct lk_cpu *cpu, struct task_struct *task, u32 victim, u64 arrived_ns,
+                                    struct lk_noisy_ledger *book)
+{
+    struct lk_waiter waiter = {.victim = victim, .book = book, .sums = sums_of(victim)};
+    struct lk_task *state = slot_of(task);
+    u64 run_delay_ns = 0, wait_ns, throttled_ns;
+
+    if (!state || !waiter.sums || state->task != (u64)task)
+        return;
+    LK_READ(run_delay_ns, &task->sched_info.run_delay);
+    if (run_delay_ns < state->run_delay_ns)
+        return;
+    wait_ns = run_delay_ns - state->run_delay_ns;
+    if (wait_ns > arrived_ns)
+        return;
+    throttled_ns = throttled_part(state, task, arrived_ns - wait_ns, arrived_ns);
+    state->run_delay_ns = run_delay_ns;
+    count_wait(state, &waiter, wait_ns);
+    charge_wait(cpu, &waiter, arrived_ns - wait_ns, arrived_ns, cpu->stolen_ns, throttled_ns);
+    cpu->made_up++;
+    book->seen++;
+    book->delivered++;
+    book->reconstructed++;
 }
 
 /* We were not called when this task got the CPU: the kernel notes when that was. */
 static __always_inline void correct(struct lk_cpu *cpu, struct task_struct *prev, struct lk_clocks *clocks,
                                     struct lk_noisy_ledger *book)
 {
-    u64 arrived = clocks->now;
+    u64 arrived = 0;
     u32 occupant = LK_IDLE;
 
-    book->corrected++;
-    if ((u64)prev != cpu->idle) {
-        occupant = index_of(prev, book);
-        LK_READ(arrived, &prev->sched_info.last_arrival);
-    }
-    if (occupant == cpu->occupant)
+    /*
+     * A CPU that is found idle: a wait that ends here began after it fell idle, or the task would have been taken instead of
+     * the idle one. So it may count as idle all along.
+     */
+    if ((u64)prev == cpu->idle) {
+        change(cpu, LK_IDLE, cpu->start_ns, cpu->stolen_ns);
         return;
+    }
+    occupant = index_of(prev, book);
+    LK_READ(arrived, &prev->sched_info.last_arrival);
     if (arrived < cpu->start_ns || arrived > clocks->now)
         arrived = cpu->start_ns;
-    change(cpu, occupant, arrived, cpu->stolen_ns);
+    make_up(cpu, prev, occupant, arrived, book);
+    if (occupant != cpu->occupant)
+        change(cpu, occupant, arrived, cpu->stolen_ns);
 }
 
 /* The task leaves though it would go on: it waits from now. Returns true if its quota is why. */
@@ -741,8 +786,7 @@ static __always_inline void entered(struct lk_cpu *cpu, struct task_struct *next
 {
     struct lk_task *state = slot_of(next);
     struct sched_info info = {};
-    u64 wait_ns, throttled_ns, whole_ns;
-    u32 slot;
+    u64 wait_ns, throttled_ns;
 
     LK_READ(info, &next->sched_info);
     waiter->book->seen++;
@@ -759,12 +803,8 @@ static __always_inline void entered(struct lk_cpu *cpu, struct task_struct *next
     wait_ns = clocks->now - info.last_queued;
     take_in(state, next, info.run_delay, waiter);
     throttled_ns = throttled_part(state, next, info.last_queued, clocks->now);
-    whole_ns = wait_ns + state->carried_ns;
     state->run_delay_ns = info.run_delay + wait_ns;
-    state->carried_ns = 0;
-    state->throttled = 0;
-    slot = wait_slot(whole_ns) & (LK_WAIT_SLOTS - 1);
-    LK_ADD(waiter->sums->waits[slot], 1);
+    count_wait(state, waiter, wait_ns);
     charge_wait(cpu, waiter, info.last_queued, clocks->now, clocks->stolen, throttled_ns);
     waiter->book->delivered++;
 }

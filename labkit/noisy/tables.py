@@ -81,6 +81,13 @@ class Tables:
         self._ids.update(found)
         return {identity for index, identity in self._ids.items() if index not in self._resting}
 
+    def totals(self) -> pd.Series:
+        """``wait_ns`` by cgroup id, as the program sums it beside its parts (which it equals when nothing changes)."""
+        ids = pd.Series({UNKNOWN: 0, **self._ids})
+        total = pd.Series(self._cgroups[:, ids.index, _WAIT].sum(axis=0), index=ids.to_numpy(np.uint64))
+        dead = pd.Series({i: int(s.fields[_WAIT]) for i, s in self._dead.items()}, dtype="uint64")
+        return pd.concat([total, dead]).groupby(level=0).sum()
+
     def frames(self) -> dict[str, pd.DataFrame]:
         """``cgroups``, ``cells`` and ``histograms`` as :class:`~labkit.sched.state.Snapshot` has them.
 

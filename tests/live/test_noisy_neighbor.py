@@ -1,0 +1,174 @@
+"""noisy_neighbor against the exact integral over the event stream, and against the kernel's own books, in the same run."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import labkit as lk
+from labkit import workloads
+from labkit.events import stream_events
+from labkit.noisy.watch import Watch
+from labkit.sched import integral
+from labkit.sched.state import Snapshot, between
+from labkit.sched.trace import trace
+from labkit.workloads import Truth
+
+pytestmark = pytest.mark.live
+
+#: Of a victim's wait, the share that the log may charge to the wrong one; METHOD.md's measurements are at or below 0.3 %.
+CONTENDED, ANY = 0.01, 0.05
+CHECKED = ["hog", "two_hogs_3_1", "throttled_beside_hog", "own_threads", "migrating", "fork_storm"]
+
+
+@dataclass
+class Measured:
+    """A scenario, what the program made of it, and what the event stream says."""
+
+    truth: Truth
+    found: Snapshot
+    exact: pd.DataFrame
+
+
+@contextmanager
+def measured(name: str, seconds: float = 1.5) -> Iterator[Measured]:
+    with (
+        Watch() as watch,
+        lk.load("sched_trace", ring_pages=16384) as tracer,
+        workloads.scenario(name, seconds=seconds).start() as running,
+    ):
+        before = watch.snapshot()
+        running.go()
+        truth = running.finish()
+        watch.stop()
+        tracer.stop()
+        found = between(before, watch.snapshot())
+        events = trace(list(stream_events(tracer, "events", seconds=0.01)))
+        assert tracer.ledger.lost == 0
+        yield Measured(truth, found, integral.cells(events))
+
+
+@pytest.fixture(scope="module", params=CHECKED)
+def run(request: pytest.FixtureRequest) -> Iterator[Measured]:
+    with measured(request.param) as found:
+        yield found
+
+
+def roles(run: Measured) -> dict[int, str]:
+    """The scenario's own cgroups: id to role. The root cgroup has other tenants and is left out."""
+    own = run.truth.cgroups[run.truth.cgroups["cgroup"] != "/"]
+    return dict(zip(own["cgroup_id"].tolist(), own["role"].tolist(), strict=True))
+
+
+def test_time_is_charged_to_who_held_the_cpu(run: Measured) -> None:
+    ids = roles(run)
+    keys = ["victim_id", "kind", "occupant_id"]
+    mine = run.found.cells.set_index(keys)["wait_ns"].astype("int64")
+    exact = run.exact.set_index(keys)["wait_ns"].astype("int64")
+    both = pd.concat([mine.rename("mine"), exact.rename("exact")], axis=1).fillna(0).reset_index()
+    checked = 0
+    for victim, cells in both[both["victim_id"].isin(list(ids))].groupby("victim_id"):
+        total = cells["exact"].sum()
+        misplaced = (cells["mine"] - cells["exact"]).abs().sum() / 2
+        allowed = CONTENDED if total > 100e6 else ANY
+        # A millisecond: a wait open at one end of the capture is in one of the two only.
+        assert misplaced <= allowed * total + 1e6, f"{ids[victim]}\n{cells}"
+        checked += 1
+    assert checked
+
+
+def test_waits_are_what_the_scheduler_added_to_run_delay(run: Measured) -> None:
+    books = run.truth.cgroups.set_index("cgroup_id")["run_delay_ns"]
+    waits = run.found.cgroups.set_index("cgroup_id")["wait_ns"].astype("int64")
+    for cgroup_id, role in roles(run).items():
+        if books[cgroup_id] == 0 or role == "storm":  # the account of ended children is their parent's, and rounded
+            continue
+        # Equal to the nanosecond, but for a switch-in of which the kernel does not call us at the very end.
+        assert waits[cgroup_id] == pytest.approx(books[cgroup_id], rel=1e-3), role
+
+
+def test_rows_sum_to_the_wait_exactly(run: Measured) -> None:
+    rows = run.found.cells.groupby("victim_id")["wait_ns"].sum()
+    waits = run.found.cgroups.set_index("cgroup_id")["wait_ns"]
+    assert waits.to_dict() == {k: v for k, v in rows.to_dict().items() if k in waits.index}
+    preempted = run.found.cells.groupby("victim_id")["preemptions"].sum()
+    counted = run.found.cgroups.set_index("cgroup_id")["involuntary_switches"]
+    assert counted.to_dict() == {k: v for k, v in preempted.to_dict().items() if k in counted.index}
+
+
+def test_parts_sum_to_what_the_kernel_side_summed_apart() -> None:
+    """Each cgroup's total is kept beside its parts: when nothing changes any more, the two are one number."""
+    with Watch() as watch:
+        workloads.scenario("hog", seconds=0.5).run().release()
+        watch.stop()
+        snapshot = watch.snapshot()
+        totals = watch.tables.totals()
+    waits = snapshot.cgroups.set_index("cgroup_id")["wait_ns"]
+    assert len(waits) > 1
+    assert totals.reindex(waits.index).to_dict() == waits.to_dict()
+
+
+def test_whole_waits_are_counted_by_length(run: Measured) -> None:
+    histograms = run.found.histograms
+    counts = histograms.groupby("cgroup_id")["count"].sum()
+    frame = run.found.cgroups.set_index("cgroup_id")
+    assert counts.to_dict() == frame["waits"][frame["waits"] > 0].to_dict()
+    slices = run.truth.cgroups.set_index("cgroup_id")["timeslices"]
+    middle = (histograms["lo"].astype(float) + histograms["hi"].astype(float)) / 2
+    sums = (middle * histograms["count"]).groupby(histograms["cgroup_id"]).sum()
+    for cgroup_id, role in roles(run).items():
+        if slices[cgroup_id] and run.truth.name != "fork_storm":
+            assert frame.loc[cgroup_id, "waits"] == pytest.approx(slices[cgroup_id], abs=2), role
+            assert sums[cgroup_id] == pytest.approx(float(frame.loc[cgroup_id, "wait_ns"]), rel=0.0625), role
+
+
+def test_involuntary_switches_are_those_of_the_kernel(run: Measured) -> None:
+    books = run.truth.cgroups.set_index("cgroup_id")["involuntary"]
+    counted = run.found.cgroups.set_index("cgroup_id")["involuntary_switches"].astype("int64")
+    for cgroup_id, role in roles(run).items():
+        if books[cgroup_id] and run.truth.name not in ("fork_storm", "throttled_beside_hog"):
+            assert counted.get(cgroup_id, 0) == pytest.approx(
+                books[cgroup_id], abs=2 + 0.02 * books[cgroup_id]
+            ), role
+
+
+def test_the_ledger_balances_and_little_is_unseen(run: Measured) -> None:
+    ledger = run.found.ledger
+    assert ledger.balanced
+    assert ledger.unseen is not None
+    # rq->nr_switches is looked at every 64 switches of a CPU.
+    assert abs(ledger.unseen) <= 0.02 * ledger.seen + 64 * lk.bpfsys.possible_cpus()
+
+
+@pytest.mark.parametrize("name", ["throttled", "quota_on_parent"])
+def test_throttled_time_is_what_cpu_stat_says_and_nobodys_fault(name: str) -> None:
+    """One task in the cgroup with the quota, so that task time is group time."""
+    with measured(name, 1.5) as run:
+        books = run.truth.cgroups
+        throttled_ns = int(books["throttled_ns"].max())
+        service = books[books["role"] == "service"].iloc[0]
+        cells = run.found.cells[run.found.cells["victim_id"] == service["cgroup_id"]]
+        own = int(cells.loc[cells["kind"] == "throttled", "wait_ns"].sum())
+        foreign = int(cells.loc[cells["kind"] == "cgroup", "wait_ns"].sum())
+    assert throttled_ns > 500e6
+    # cpu.stat holds the throttled period that had not ended for the task when it was parked.
+    assert own == pytest.approx(throttled_ns, rel=0.08)
+    assert foreign < 0.1 * own
+
+
+def test_a_hog_on_another_cpu_is_not_charged() -> None:
+    with measured("hog_elsewhere", 1.0) as run:
+        ids = {role: cgroup_id for cgroup_id, role in roles(run).items()}
+        cells = run.found.cells
+        blamed = cells[(cells["victim_id"] == ids["service"]) & (cells["occupant_id"] == ids["hog"])]
+        assert int(blamed["wait_ns"].sum()) < 1e6
+
+
+def test_stolen_and_interrupt_time_is_its_own_cause() -> None:
+    with measured("hog", 1.0) as run:
+        steal = run.found.cells[run.found.cells["kind"] == "steal"]
+        exact = run.exact[run.exact["kind"] == "steal"]
+        assert np.isclose(steal["wait_ns"].sum(), exact["wait_ns"].sum(), rtol=0.5, atol=5e6)
