@@ -6,7 +6,7 @@ there. Nothing of it is needed to use the lab. From the ground up:
 - ``errors``: a guest that cannot be had is infrastructure, never a failing test;
 - ``arch``: what differs between processor architectures, as one table;
 - ``host``: what this machine must have, and where its Debian packages come from;
-- ``wheels``: the part of requirements.lock that the guest needs;
+- ``release``: which Debian with which kernel; ``root``: a fresh one, made ready by lima/provision.sh;
 - ``image``: kernel, initrd and disk, built once and kept in labkit's cache;
 - ``janitor``, ``qemu``, ``agent``: one emulator process, its control socket, commands inside;
 - ``machine``: a running guest; ``repo``: what is shipped into it;

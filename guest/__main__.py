@@ -11,6 +11,8 @@ from guest.errors import GuestDied, GuestError, HostCannot
 from guest.host import say
 from guest.image import Image, ensure_image, remove_images
 from guest.machine import Machine, TimedOut
+from guest.release import DEFAULT, RELEASES
+from guest.root import VENV
 from guest.start import machine
 from labkit.paths import lab_root
 
@@ -36,6 +38,16 @@ def main() -> None:
     """A throwaway Debian guest with kprobes, under QEMU."""
 
 
+_release = click.option(
+    "--release",
+    "release",
+    type=click.Choice(sorted(RELEASES)),
+    default=DEFAULT.name,
+    show_default=True,
+    help="Which Debian.",
+)
+
+
 def _stream(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
@@ -47,20 +59,21 @@ def _run(guest: Machine, argv: list[str], timeout_s: float) -> int:
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
+@_release
 @click.option("--fresh", is_flag=True, help="Boot instead of restoring the snapshot.")
 @click.option("--timeout", "timeout_s", default=TEST_S, show_default=True, help="Seconds for the tests.")
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
-def test(fresh: bool, timeout_s: float, pytest_arguments: tuple[str, ...]) -> None:
+def test(release: str, fresh: bool, timeout_s: float, pytest_arguments: tuple[str, ...]) -> None:
     """Run the tests marked `guest` in it; arguments go to pytest.
 
     Where no guest can be had (no Linux, no QEMU and no right to install it) the tests are skipped with the reason.
     """
     try:
-        image = ensure_image()
+        image = ensure_image(RELEASES[release])
     except HostCannot as error:
         click.echo(f"guest: the tests in the guest kernel are skipped here: {error}", err=True)
         return
-    command = ["/opt/lab/bin/python", "-m", "pytest", "-m", "guest", "-p", "no:cacheprovider"]
+    command = [f"{VENV}/bin/python", "-m", "pytest", "-m", "guest", "-p", "no:cacheprovider"]
     if not any(argument.startswith("tests/") for argument in pytest_arguments):
         command.append("tests/guest")
     command += pytest_arguments
@@ -87,23 +100,25 @@ def _test(image: Image, command: list[str], timeout_s: float, *, fresh: bool) ->
 
 
 @main.command()
+@_release
 @click.option("--fresh", is_flag=True, help="Boot instead of restoring the snapshot.")
-def shell(fresh: bool) -> None:
+def shell(release: str, fresh: bool) -> None:
     """A shell in it. `exit` or Ctrl-] leaves, and nothing is kept."""
     from guest.shell import shell as run_shell
 
-    with machine(ensure_image(), root=lab_root(), fresh=fresh) as guest:
+    with machine(ensure_image(RELEASES[release]), root=lab_root(), fresh=fresh) as guest:
         code = run_shell(guest)
     sys.exit(code)
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
+@_release
 @click.option("--fresh", is_flag=True, help="Boot instead of restoring the snapshot.")
 @click.option("--timeout", "timeout_s", default=300.0, show_default=True, help="Seconds for the command.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def run(fresh: bool, timeout_s: float, command: tuple[str, ...]) -> None:
+def run(release: str, fresh: bool, timeout_s: float, command: tuple[str, ...]) -> None:
     """Run one command in it, in /lab; its exit code comes through."""
-    with machine(ensure_image(), root=lab_root(), fresh=fresh) as guest:
+    with machine(ensure_image(RELEASES[release]), root=lab_root(), fresh=fresh) as guest:
         code = _run(guest, list(command), timeout_s)
     if code:
         say(f"`{shlex.join(command)}` ended with {code}")
@@ -111,9 +126,10 @@ def run(fresh: bool, timeout_s: float, command: tuple[str, ...]) -> None:
 
 
 @main.command()
-def build() -> None:
+@_release
+def build(release: str) -> None:
     """Build its image and snapshot now, so that the first test need not."""
-    with machine(ensure_image(), root=lab_root()) as guest:
+    with machine(ensure_image(RELEASES[release]), root=lab_root()) as guest:
         say(f"ready: {guest.image.folder}")
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from guest.arch import Arch
 from guest.errors import BuildFailed, HostCannot
+from labkit.system.packages import install
+from labkit.system.step import Done, SetupFailed
 
 __all__ = ["apt_transport_options", "debian_mirror", "locked", "need_tools", "run_tool", "say", "tool"]
 
@@ -64,7 +66,9 @@ def need_tools(arch: Arch, *, build: bool) -> None:
     :raises HostCannot: where they are missing and cannot be installed, or a build lacks the rights.
     """
     if platform.system() != "Linux":
-        raise HostCannot("The guest needs a Linux host.", remedy="On a Mac use the Lima machine in lima/.")
+        raise HostCannot(
+            "The guest needs a Linux host.", remedy="On a Mac: ./task lima-test (lima/README.md)."
+        )
     wanted = {arch.qemu: arch.qemu_package, "qemu-img": "qemu-utils", "setpriv": "util-linux", "git": "git"}
     if build:
         wanted |= {"mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs"}
@@ -83,23 +87,22 @@ def need_tools(arch: Arch, *, build: bool) -> None:
 
 
 def _install(packages: list[str]) -> None:
-    command = ["apt-get", "install", "-y", "-q", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"]
     by_hand = f"apt-get install {' '.join(packages)}"
     if tool("apt-get") is None:
         raise HostCannot(f"Not installed: {', '.join(packages)}.", remedy="Install what provides them here.")
     if os.geteuid() != 0:
         raise HostCannot(f"Not installed: {', '.join(packages)}.", remedy=f"As root: {by_hand}")
-    say(f"installing {' '.join(packages)}")
-    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    say(f"installing {' '.join(packages)} (./task uninstall takes them back)")
+    done = Done.load()
     try:
-        run_tool([*command, *packages], env=environment)
-    except BuildFailed:
-        # The usual reason is a package list that is empty or out of date.
         try:
-            run_tool(["apt-get", "update", "-q"], env=environment)
-            run_tool([*command, *packages], env=environment)
-        except BuildFailed as error:
-            raise HostCannot("apt-get could not install what the guest needs.", why=str(error)) from error
+            install(packages, done)
+        except SetupFailed:
+            # The usual reason is a package list that is empty or out of date.
+            run_tool(["apt-get", "update", "-q"])
+            install(packages, done)
+    except (SetupFailed, BuildFailed) as error:
+        raise HostCannot("apt-get could not install what the guest needs.", why=str(error)) from error
 
 
 def run_tool(

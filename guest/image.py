@@ -1,4 +1,4 @@
-"""The guest's kernel, initrd and disk: Debian 13, built once and kept in labkit's cache.
+"""The guest's kernel, initrd and disk: a provisioned Debian (:mod:`guest.root`), built once and kept in labkit's cache.
 
 The cache folder is named by a key over all that the image is made from. A build happens in a scratch folder that takes
 its place by one rename, so that a half-made image is never used; a lock file keeps two builds apart.
@@ -9,43 +9,25 @@ from __future__ import annotations
 import hashlib
 import json
 import lzma
-import os
 import shutil
 import subprocess
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from guest.arch import Arch, host_arch
 from guest.errors import BuildFailed
-from guest.host import apt_transport_options, debian_mirror, locked, need_tools, run_tool, say
-from guest.wheels import GUEST_PYTHON, guest_requirements, install_wheels
+from guest.host import locked, need_tools, run_tool, say
+from guest.release import DEFAULT, Release
+from guest.root import VENV, in_root, make_root
 from labkit.paths import cache_dir, lab_root
 
-__all__ = ["SUITE", "Image", "ensure_image", "guest_cache", "image_key", "remove_images"]
+__all__ = ["Image", "ensure_image", "guest_cache", "image_key", "remove_images"]
 
 HERE = Path(__file__).resolve().parent
-SUITE = "trixie"
 DISK_SIZE = "4G"
 MACHINE_ID = "1ab1ab1ab1ab1ab1ab1ab1ab1ab1ab1a"  # fixed: systemd then takes no boot for a first one
-
-PACKAGES = (
-    "bpftool",
-    "busybox-static",  # the initrd
-    "dbus",  # systemd-run --wait
-    "iproute2",
-    "kmod",
-    "less",
-    "pahole",  # the tests' second reader of BTF
-    "procps",
-    "python3",
-    "python3-bpfcc",
-    "qemu-guest-agent",
-    "systemd-sysv",
-    "udev",
-)
 
 # What nothing here needs, and what would make every boot under emulation slower.
 _MASKED = (
@@ -77,7 +59,6 @@ _MASKED = (
 
 # An image in which one of these cannot be imported is not one.
 _MUST_IMPORT = (
-    "bcc",
     "ipykernel",
     "matplotlib.pyplot",
     "nbconvert",
@@ -125,33 +106,37 @@ def guest_cache() -> Path:
     return path
 
 
-def image_key(arch: Arch, requirements: str) -> str:
-    """Names an image by what it is made from: recipe, packages, architecture, Python packages.
-
-    :param requirements: the guest's Python packages as :func:`guest.wheels.guest_requirements` gives them.
-    """
-    digest = hashlib.sha256()
-    sources = [Path(__file__), HERE / "wheels.py"]
+def image_key(arch: Arch, release: Release) -> str:
+    """Names an image by what it is made from: the recipe, what provisions it, the pinned Python packages."""
+    root = lab_root()
+    sources = [
+        HERE / "image.py",
+        HERE / "root.py",
+        root / "lima/provision.sh",
+        root / "task",
+        root / "requirements.lock",
+    ]
+    sources += sorted((root / "labkit/system").glob("*.py"))
     sources += sorted(p for folder in ("rootfs", "initrd") for p in (HERE / folder).rglob("*") if p.is_file())
+    digest = hashlib.sha256()
     for path in sources:
-        digest.update(f"{path.relative_to(HERE)}\0".encode() + path.read_bytes() + b"\0")
-    digest.update(repr((SUITE, arch.debian, arch.kernel_packages, requirements)).encode())
+        digest.update(f"{path.name}\0".encode() + path.read_bytes() + b"\0")
+    digest.update(repr((release, arch.debian, release.kernel_package(arch))).encode())
     return digest.hexdigest()[:16]
 
 
-def ensure_image(arch: Arch | None = None) -> Image:
+def ensure_image(release: Release = DEFAULT, arch: Arch | None = None) -> Image:
     """The image, built first if there is none for this recipe.
 
     :raises HostCannot: if this machine cannot build it.
     :raises BuildFailed: if a step fails.
     """
     arch = arch or host_arch()
-    requirements = guest_requirements(lab_root(), arch)
-    folder = guest_cache() / f"{SUITE}-{arch.debian}-{image_key(arch, requirements)}"
+    folder = guest_cache() / f"{release.name}_{arch.debian}_{image_key(arch, release)}"
     with locked(guest_cache() / "build.lock", "image"):
         if not (folder / "manifest.json").exists():
             need_tools(arch, build=True)
-            _build(folder, arch, requirements)
+            _build(folder, arch, release)
     need_tools(arch, build=False)
     manifest = json.loads((folder / "manifest.json").read_text())
     return Image(folder=folder, arch=arch, kernel=manifest["kernel"])
@@ -166,30 +151,25 @@ def remove_images() -> list[Path]:
     return gone
 
 
-def _build(folder: Path, arch: Arch, requirements: str) -> None:
+def _build(folder: Path, arch: Arch, release: Release) -> None:
     """All steps, in a scratch folder that becomes ``folder`` at the end."""
     started = time.monotonic()
     for stale in guest_cache().glob("build-*"):
         _remove(stale)
     scratch = Path(tempfile.mkdtemp(prefix="build-", dir=guest_cache()))
     try:
-        root, wheels, out = scratch / "root", scratch / "wheels", scratch / "out"
+        root, out = scratch / "root", scratch / "out"
         out.mkdir()
-        say(f"building the Debian {SUITE} image (once; about two minutes): packages")
-        with ThreadPoolExecutor(1) as pool:  # the wheels come while Debian's packages are unpacked
-            fetched = pool.submit(install_wheels, requirements, wheels, arch)
-            _debootstrap(root, arch)
-            fetched.result()
-        kernel = _kernel_release(root)
-        say("building: Python packages, units, initrd")
-        _install_lab(root, wheels)
+        say(f"building the {release.name} image (once; two or three minutes): packages")
+        done = make_root(root, release, arch)
+        in_root(root, [f"{VENV}/bin/python", "-c", f"import {', '.join(_MUST_IMPORT)}"], network=False)
+        say("building: units, initrd, disk")
         _configure(root)
-        _make_initrd(root, kernel, out / "initrd")
-        shutil.copy(root / "boot" / f"vmlinuz-{kernel}", out / "vmlinuz")
-        say("building: disk")
+        _make_initrd(root, done.kernel, out / "initrd")
+        shutil.copy(root / "boot" / f"vmlinuz-{done.kernel}", out / "vmlinuz")
         _make_disk(root, out / "disk.img")
-        (out / "manifest.json").write_text(json.dumps({"kernel": kernel, "suite": SUITE}) + "\n")
-        _forget_older_images()
+        (out / "manifest.json").write_text(json.dumps(done.as_dict(), indent=1) + "\n")
+        _forget_older_images(release)
         out.rename(folder)
     finally:
         _remove(scratch)
@@ -206,56 +186,15 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _forget_older_images() -> None:
-    """Images of old recipes would only fill the disk (2 GB each); the last one stays, for a branch that still has it."""
-    images = sorted(guest_cache().glob(f"{SUITE}-*"), key=lambda path: path.stat().st_mtime)
-    for old in images[:-1]:
+def _forget_older_images(release: Release) -> None:
+    """Images of old recipes would only fill the disk (3 GB each); the last one stays, for a branch that still has it."""
+    images = sorted(guest_cache().glob(f"{release.name}_*"), key=lambda path: path.stat().st_mtime)
+    for old in (*images[:-1], *guest_cache().glob("trixie-*")):  # the latter: names of earlier recipes
         _remove(old)
 
 
-def _debootstrap(root: Path, arch: Arch) -> None:
-    """Debian's packages, unpacked and configured into a folder."""
-    # It mounts /proc and others inside the folder: left behind, they would turn the removal of a scratch folder into the
-    # removal of what is mounted there. In namespaces of their own, mounts and processes end with us, however we end.
-    command = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child"]
-    command += ["mmdebstrap", "--mode=root", "--variant=apt", f"--architectures={arch.debian}"]
-    command += [f"--include={','.join((*PACKAGES, *arch.kernel_packages))}"]
-    command += ["--dpkgopt=force-unsafe-io"]
-    command += [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale", "info")]
-    command += [f"--aptopt={line}" for line in (*apt_transport_options(), 'Acquire::Languages "none"')]
-    # initramfs-tools comes with the kernel; INITRD=No keeps it from making an initrd that nobody boots.
-    mirror = debian_mirror()
-    run_tool([*command, SUITE, str(root), *([mirror] if mirror else [])], env=os.environ | {"INITRD": "No"})
-    # It holds how this host reaches its mirrors, possibly with a password in a proxy's address.
-    (root / "etc/apt/apt.conf.d/99mmdebstrap").unlink(missing_ok=True)
-
-
-def _kernel_release(root: Path) -> str:
-    kernels = sorted(path.name.removeprefix("vmlinuz-") for path in (root / "boot").glob("vmlinuz-*"))
-    if len(kernels) != 1:
-        raise BuildFailed("The image should hold one kernel.", why=f"it holds {kernels}")
-    return kernels[0]
-
-
-def _install_lab(root: Path, wheels: Path) -> None:
-    """A virtual environment at /opt/lab that also sees bcc, and finds labkit in /lab."""
-    lab = root / "opt" / "lab"
-    shutil.copytree(HERE / "rootfs", root, dirs_exist_ok=True)
-    (lab / "bin" / "python").symlink_to("/usr/bin/python3")
-    packages = lab / "lib" / f"python{GUEST_PYTHON}" / "site-packages"
-    packages.parent.mkdir(parents=True)
-    wheels.rename(packages)
-    for name in ("share", "etc"):  # pip's --target puts these beside the packages
-        if (packages / name).is_dir():
-            (packages / name).rename(lab / name)
-    (packages / "lab.pth").write_text("/lab\n")
-    # Compiling under emulation, at the first import, would cost far more.
-    compile_all = ["/opt/lab/bin/python", "-m", "compileall", "-q", "-j", "0"]
-    run_tool(["chroot", str(root), *compile_all, f"/{packages.relative_to(root)}"])
-    run_tool(["chroot", str(root), "/opt/lab/bin/python", "-c", f"import {', '.join(_MUST_IMPORT)}"])
-
-
 def _configure(root: Path) -> None:
+    shutil.copytree(HERE / "rootfs", root, dirs_exist_ok=True)
     etc = root / "etc"
     for folder in (etc, root / "var"):  # else the first boot rebuilds caches
         (folder / ".updated").touch()
@@ -272,7 +211,11 @@ def _configure(root: Path) -> None:
     wants = units / "multi-user.target.wants"
     wants.mkdir(exist_ok=True)
     (wants / "lab-agent.service").symlink_to("/etc/systemd/system/lab-agent.service")
+    shutil.rmtree(root / "lab")  # each start ships the lab as it is then
     (root / "lab").mkdir()
+    in_root(
+        root, ["sh", "-c", "apt-get clean; rm -rf /var/lib/apt/lists/*_* /var/cache/apt/*.bin"], network=False
+    )
 
 
 def _disk_modules(root: Path, kernel: str) -> list[Path]:

@@ -12,6 +12,7 @@ from guest.agent import Agent
 from guest.errors import AgentError, GuestError
 from guest.image import Image
 from guest.qemu import Emulator
+from guest.root import VENV
 
 __all__ = ["ENVIRONMENT", "Machine", "TimedOut"]
 
@@ -20,10 +21,11 @@ _PROGRESS_S = 0.3
 
 ENVIRONMENT = {
     "HOME": "/root",
+    "LABKIT_VENV": VENV,
     "LANG": "C.UTF-8",
     "LABKIT_CACHE": "/var/cache/labkit",
     "LABKIT_OUTCOMES": "/var/tmp/outcomes",
-    "PATH": "/opt/lab/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "PATH": f"{VENV}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "PYTHONUNBUFFERED": "1",
     "TERM": "dumb",
 }
@@ -76,7 +78,8 @@ class Machine:
         command += [f"--setenv={key}={value}" for key, value in {**ENVIRONMENT, **(env or {})}.items()]
         self.agent.write_file(log, b"")
         handle = self.agent.open(log, "rb")
-        pid = self.agent.start([*command, "--", *argv])
+        # env finds the program on the PATH that was set; systemd-run would look on the agent's own.
+        pid = self.agent.start([*command, "--", "/usr/bin/env", *argv])
         deadline = time.monotonic() + timeout_s
         text = ""
         try:
@@ -88,7 +91,12 @@ class Machine:
                     if on_text is not None:
                         on_text(piece)
                 if done is not None:
-                    return done.code, text + done.err.decode(errors="replace")
+                    said = done.err.decode(
+                        errors="replace"
+                    )  # systemd-run's own words: the unit could not start
+                    if said and on_text is not None:
+                        on_text(said)
+                    return done.code, text + said
                 if time.monotonic() > deadline:
                     self.agent.run(["systemctl", "kill", "--signal=KILL", unit])
                     tail = "\n    ".join(text.splitlines()[-15:])

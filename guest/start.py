@@ -21,6 +21,7 @@ from guest.image import Image
 from guest.machine import Machine
 from guest.qemu import Emulator, emulator_version, qemu_arguments
 from guest.repo import pack
+from guest.root import VENV
 
 __all__ = ["machine"]
 
@@ -31,7 +32,7 @@ WARM_UP_S = 300.0
 # What a test run touches first.
 _WARM_UP = """
 import importlib
-for name in ("bcc", "pandas", "pyarrow.parquet", "matplotlib.pyplot", "papermill", "ipykernel.kernelapp", "pytest"):
+for name in ("pandas", "pyarrow.parquet", "matplotlib.pyplot", "papermill", "ipykernel.kernelapp", "pytest"):
     importlib.import_module(name)
 from labkit.program import load
 load("hello").close()
@@ -136,7 +137,7 @@ def _make_snapshot(image: Image, files: bytes, target: Path) -> None:
         with emulator:
             booted = time.monotonic() - started
             say(f"booted in {booted:.0f} s; warming up (about 40 s), so that later runs start from here")
-            code, text = guest.run(["/opt/lab/bin/python", "-c", _WARM_UP], timeout_s=WARM_UP_S)
+            code, text = guest.run([f"{VENV}/bin/python", "-c", _WARM_UP], timeout_s=WARM_UP_S)
             if code != 0:  # a fault of the lab's, perhaps; the tests will tell
                 say(f"warming up was incomplete: {''.join(text.strip().splitlines()[-1:])}")
             # The compiler's pages and the merged headers are to stay, what it made is not: tests compile.

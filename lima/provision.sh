@@ -115,7 +115,7 @@ make_environment() {
         mkdir -p "$venv"
         chown "$user:" "$venv"
     fi
-    as_user env LABKIT_VENV="$venv" ${image:+PIP_NO_CACHE_DIR=1} "$root/task" --version >&2
+    as_user env LABKIT_VENV="$venv" ${image:+PIP_NO_CACHE_DIR=1} "$root/task" --version >/dev/null
 }
 
 # What set-up is asked for: the defaults, with and without what was named.

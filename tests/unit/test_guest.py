@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,15 +17,17 @@ import pytest
 from click.testing import CliRunner
 
 from guest import __main__ as command_line
-from guest import image, janitor
+from guest import host, image, janitor
 from guest.arch import ARCHITECTURES, Arch, host_arch
 from guest.errors import BootFailed, BuildFailed, HostCannot
 from guest.host import apt_transport_options, debian_mirror, run_tool
 from guest.image import Image, image_key
 from guest.qemu import qemu_arguments
+from guest.release import DEFAULT, RELEASES, Release
 from guest.repo import pack, shipped_files
-from guest.wheels import guest_requirements, lock_entries
+from guest.root import BASE_PACKAGES, TEST_PACKAGES
 from labkit.paths import lab_root
+from labkit.system.step import Done
 
 DEBIAN = {"ID": "debian", "VERSION_CODENAME": "bookworm"}
 AMD64 = ARCHITECTURES["amd64"]
@@ -124,54 +127,56 @@ def test_a_failing_tool_shows_the_end_of_its_log() -> None:
         run_tool(["sh", "-c", "echo no space left >&2; exit 3"])
 
 
-# -- Python packages ---------------------------------------------------------------------------------------------------
-
-LOCK = """\
-click==8.5.1 \\
-    --hash=sha256:aa
-numpy==2.4.6 ; python_full_version < '3.12' \\
-    --hash=sha256:bb
-numpy==2.5.5 ; python_full_version >= '3.12' \\
-    --hash=sha256:cc \\
-    --hash=sha256:dd
-pywin==1 ; sys_platform == 'win32' \\
-    --hash=sha256:ee
-"""
+def test_packages_installed_for_the_guest_are_remembered_for_uninstall(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[tuple[list[str], Done]] = []
+    monkeypatch.setattr(host.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(host, "install", lambda names, done: seen.append((list(names), done)))
+    host._install(["qemu-system-x86"])
+    assert seen == [(["qemu-system-x86"], Done.load())]
 
 
-def test_of_two_pins_the_one_for_the_guests_python_is_taken_without_its_marker() -> None:
-    environment = {"python_full_version": "3.13.0", "sys_platform": "linux"}
-    entries = lock_entries(LOCK, environment)
-    assert sorted(entries) == ["click", "numpy"]
-    assert entries["numpy"] == "numpy==2.5.5 \\\n    --hash=sha256:cc \\\n    --hash=sha256:dd"
+# -- which Debian, and what it is made from ----------------------------------------------------------------------------
 
 
-def test_extras_of_packages_are_followed_and_extras_nobody_asked_for_are_not() -> None:
-    needs = {
-        "click": ["bleach[css]; python_version >= '3.13'"],
-        "bleach": ["tinycss2; extra == 'css'", "docs; extra == 'doc'"],
-    }
-    names = ("click", "bleach", "tinycss2", "docs", "unrelated")
-    lock = "".join(f"{name}==1 \\\n    --hash=sha256:00\n" for name in names)
-    chosen = guest_requirements(lab_root(), AMD64, requires=lambda name: needs.get(name, []), text=lock)
-    assert [line.split("==")[0] for line in chosen.splitlines()[::2]] == ["bleach", "click", "tinycss2"]
+def test_a_kernel_of_the_backports_is_asked_for_by_name_and_its_archive_is_there() -> None:
+    release = RELEASES["debian-13-backports"]
+    assert release.kernel_package(AMD64) == "linux-image-cloud-amd64/trixie-backports"
+    assert release.sources("http://mirror.invalid/d") == [
+        "deb http://mirror.invalid/d trixie main",
+        "deb http://mirror.invalid/d trixie-backports main",
+    ]
+    assert RELEASES["debian-12"].kernel_package(AMD64) == "linux-image-cloud-amd64"
+    assert RELEASES["debian-12"].sources(None) == []  # mmdebstrap knows where Debian's is
 
 
-def test_the_guest_gets_what_notebooks_need_and_not_the_servers() -> None:
-    chosen = {
-        line.split("==")[0] for line in guest_requirements(lab_root(), AMD64).splitlines() if "==" in line
-    }
-    assert {"pandas", "papermill", "ipykernel", "tinycss2", "pytest"} <= chosen
-    assert chosen.isdisjoint({"jupyterlab", "jupyter-server", "mypy", "ruff"})
+def test_the_base_leaves_python_and_all_the_lab_needs_to_the_script() -> None:
+    brought = {"python3", "python3-venv", "python3-bpfcc", "bpftool", "stress-ng", "podman"}
+    assert brought.isdisjoint({*BASE_PACKAGES, *TEST_PACKAGES})
 
 
-def test_the_image_is_named_by_what_it_is_made_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    key = image_key(AMD64, "pandas==3")
-    assert image_key(AMD64, "pandas==3") == key
-    changed = {image_key(AMD64, "pandas==4"), image_key(ARCHITECTURES["arm64"], "pandas==3")}
-    monkeypatch.setattr(image, "SUITE", "forky")
-    changed.add(image_key(AMD64, "pandas==3"))
-    assert len(changed | {key}) == 4
+@pytest.mark.parametrize(
+    "changed", ["lima/provision.sh", "labkit/system/packages.py", "requirements.lock", "task"]
+)
+def test_a_change_in_what_provisions_it_makes_another_image(
+    changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("lima/provision.sh", "requirements.lock", "task"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(lab_root() / name, tmp_path / name)
+    shutil.copytree(lab_root() / "labkit/system", tmp_path / "labkit/system")
+    monkeypatch.setattr(image, "lab_root", lambda: tmp_path)
+    before = image_key(AMD64, DEFAULT)
+    assert before == image_key(AMD64, DEFAULT)
+    with (tmp_path / changed).open("a") as file:
+        file.write("# changed\n")
+    assert image_key(AMD64, DEFAULT) != before
+
+
+def test_an_image_is_for_one_release_and_one_architecture() -> None:
+    keys = {image_key(AMD64, release) for release in RELEASES.values()}
+    assert len(keys | {image_key(ARCHITECTURES["arm64"], DEFAULT)}) == len(RELEASES) + 1
 
 
 # -- what is shipped ---------------------------------------------------------------------------------------------------
@@ -256,7 +261,7 @@ def test_no_emulator_survives_a_kill_9(victim: str, tmp_path: Path) -> None:
 
 
 def test_where_no_guest_can_be_had_its_tests_skip_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse() -> Image:
+    def refuse(_: Release) -> Image:
         raise HostCannot("Not installed: qemu-system-x86.", remedy="As root: apt-get install qemu-system-x86")
 
     monkeypatch.setattr(command_line, "ensure_image", refuse)
@@ -267,7 +272,7 @@ def test_where_no_guest_can_be_had_its_tests_skip_with_the_reason(monkeypatch: p
 
 
 def test_a_guest_that_does_not_boot_is_not_a_failing_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> Image:
+    def fail(_: Release) -> Image:
         raise BootFailed("The guest did not come up in two tries.")
 
     monkeypatch.setattr(command_line, "ensure_image", fail)

@@ -1,3 +1,3 @@
 # /etc/profile has set Debian's own PATH just now.
-PATH=/opt/lab/bin:$PATH
+PATH=/opt/labkit/venv/bin:$PATH
 export PATH

@@ -1,0 +1,47 @@
+"""Which Debian, and which kernel, a guest runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from guest.arch import Arch
+
+__all__ = ["DEFAULT", "RELEASES", "Release"]
+
+
+@dataclass(frozen=True)
+class Release:
+    """One Debian with one kernel.
+
+    :param name: what it is called on the command line and in docs/compatibility.md.
+    :param suite: Debian's codename.
+    :param backports: the kernel is the one of the suite's backports.
+    """
+
+    name: str
+    suite: str
+    backports: bool = False
+
+    def kernel_package(self, arch: Arch) -> str:
+        """The kernel of Debian's cloud images, which are also Lima's; backports must be asked for by name."""
+        package = f"linux-image-cloud-{arch.debian}"
+        return f"{package}/{self.suite}-backports" if self.backports else package
+
+    def sources(self, mirror: str | None) -> list[str]:
+        """Lines of apt sources for mmdebstrap; empty if its own choice will do."""
+        if mirror is None and not self.backports:
+            return []
+        base = mirror or "http://deb.debian.org/debian"
+        suites = [self.suite, *([f"{self.suite}-backports"] if self.backports else [])]
+        return [f"deb {base} {suite} main" for suite in suites]
+
+
+DEFAULT = Release("debian-13", "trixie")
+RELEASES = {
+    release.name: release
+    for release in (
+        DEFAULT,
+        Release("debian-12", "bookworm"),
+        Release("debian-13-backports", "trixie", backports=True),
+    )
+}
