@@ -164,6 +164,7 @@ class Recorder:
             "declared": truth.declared,
             "notes": list(truth.notes),
             "tasks": self.frame(("truth", label), truth.tasks),
+            "cgroups": self.frame(("truth", label, "cgroups"), truth.cgroups),
         }
         self._save()
 
@@ -235,9 +236,10 @@ class Capture:
         return ReplayedProgram(self, label, source=source)
 
     def truth(self, label: str) -> Mapping[str, Any]:
-        """What was recorded of a workload, with ``tasks`` as a frame."""
+        """What was recorded of a workload, with ``tasks`` and ``cgroups`` as frames (the latter None in old recordings)."""
         found = self._get("truths", label)
-        return found | {"tasks": self.frame(found["tasks"])}
+        cgroups = self.frame(found["cgroups"]) if "cgroups" in found else None
+        return found | {"tasks": self.frame(found["tasks"]), "cgroups": cgroups}
 
     def reading(self, label: str) -> Any:
         """Any other reading."""

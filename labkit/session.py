@@ -82,7 +82,8 @@ class Chapter:
         key = label or workload.name
         if self._capture is not None:
             data = self._capture.truth(key)
-            return Truth(data["name"], data["tasks"], data["results"], data["declared"], tuple(data["notes"]))
+            facts = (data["name"], data["tasks"], data["results"], data["declared"], tuple(data["notes"]))
+            return Truth(*facts, cgroups=data["cgroups"])
         self.release()
         truth = workload.run()
         self._truths.append(truth)
