@@ -1,5 +1,5 @@
 /*
- * purpose: How long did each call of clock_nanosleep() take? A stamp at its entry, the difference at its return.
+ * purpose: How long did each call of clock_nanosleep() take? A stamp at entry, the difference at return.
  * hooks:
  *   enter:
  *     - "tracepoint:syscalls:sys_enter_clock_nanosleep"
@@ -52,7 +52,7 @@ BPF_PERCPU_HASH(sleeps, struct lk_sleeper, struct lk_sleeps, 4096);
 BPF_PERCPU_ARRAY(duration, u64, 65);
 BPF_PERCPU_ARRAY(ledger, struct lk_sleep_ledger, 1);
 
-/* The call begins. The stamp belongs to the thread: each of a process's threads can be in a call of its own. */
+/* The call begins. The stamp is the thread's: each of a process's threads may be in a call of its own. */
 static __always_inline int entered(void)
 {
     u64 id = bpf_get_current_pid_tgid(), now = bpf_ktime_get_ns();
@@ -117,7 +117,7 @@ static __always_inline int left(void)
     return 0;
 }
 
-/* A thread that is killed in its sleep never returns: its stamp would stay, and one day belong to another thread. */
+/* A thread killed in its sleep never returns: its stamp would stay, and one day belong to another. */
 int lk_end(struct bpf_raw_tracepoint_args *ctx)
 {
     u32 thread = bpf_get_current_pid_tgid();

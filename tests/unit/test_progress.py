@@ -155,3 +155,11 @@ class TestReset:
         monkeypatch.setenv("LABKIT_WORK", "/proc/nowhere")
         with pytest.raises(LabkitError, match="cannot be reset"):
             lk.reset("06")
+
+
+def test_the_index_shows_the_table(mine: Path) -> None:
+    cells = json.loads((notebooks_dir() / "index.ipynb").read_text())["cells"]
+    names: dict[str, object] = {}
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    exec("\n".join(code).replace("progress.table()", "shown = progress.table()"), names)
+    assert names["shown"].equals(progress.table())  # type: ignore[attr-defined]
