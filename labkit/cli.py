@@ -54,8 +54,12 @@ def doctor(as_json: bool) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--dry", is_flag=True, help="Only say what would be done.")
 @click.option("--quiet", is_flag=True, help="Say nothing when there is nothing to do.")
-@click.option("--parts", default="", metavar="LIST", help="Only these packages: bcc,headers,... (--parts help).")
-@click.option("--kernel", default="", metavar="RELEASE", help="Headers of this kernel, not of the running one.")
+@click.option(
+    "--parts", default="", metavar="LIST", help="Only these packages: bcc,headers,... (--parts help)."
+)
+@click.option(
+    "--kernel", default="", metavar="RELEASE", help="Headers of this kernel, not of the running one."
+)
 @click.option("--image", is_flag=True, help="For a container image: packages, but no mounts and no rights.")
 def setup(yes: bool, dry: bool, quiet: bool, parts: str, kernel: str, image: bool) -> None:
     """Name, then install, mount and grant what live measurement needs."""
@@ -147,6 +151,17 @@ def replay(capture: Path) -> None:
     from labkit.capture import replay_command
 
     sys.exit(replay_command(capture))
+
+
+@main.command()
+@click.argument("name", required=False)
+@click.option("--seconds", type=float, default=30.0, show_default=True, help="How long it works.")
+@click.option("--cpu", type=int, default=None, help="Where (default: the last CPU).")
+def workload(name: str | None, seconds: float, cpu: int | None) -> None:
+    """Make contention whose culprit is known, to be watched from another terminal. Without NAME: what there is."""
+    from labkit.workloads import command
+
+    sys.exit(command.run_command(name, seconds=seconds, cpu=cpu) if name else command.list_command())
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
