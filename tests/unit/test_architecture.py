@@ -34,7 +34,7 @@ FLOORS = {
         "glossary",
         "links",
     },
-    8: {"cli", "runner", "doctor", "system", "workbench", "site"},
+    8: {"cli", "runner", "doctor", "system", "workbench", "containers", "site"},
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names}
 APART = {"_bcc_worker", "__init__"}  # a process of its own; the lazy public face

@@ -38,7 +38,7 @@ def test_every_task_that_was_asked_for_is_there() -> None:
 
 @pytest.mark.parametrize("name", sorted(TASKS))
 def test_task_is_kebab_case_and_says_what_it_does(name: str) -> None:
-    assert re.fullmatch(r"[a-z]+(-[a-z]+)*", name)
+    assert re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name)
     assert TASKS[name].get("internal") or TASKS[name]["desc"].strip()
 
 
@@ -55,7 +55,9 @@ def test_without_a_name_the_tasks_are_listed_each_with_its_description() -> None
     for name, definition in TASKS.items():
         if not definition.get("internal"):
             assert re.search(
-                rf"^\* {name}:\s+{re.escape(definition['desc'])}$", result.stdout, flags=re.MULTILINE
+                rf"^\* {name}:\s+{re.escape(definition['desc'])}(\s+\(aliases: .*\))?$",
+                result.stdout,
+                flags=re.MULTILINE,
             )
 
 
