@@ -44,7 +44,7 @@ class Settings:
     :param labels: see :meth:`labkit.metrics.labels.Labels.parse`.
     :param limits: how much of it.
     :param layout: the buckets of the histogram.
-    :param window_s: verdicts are about so many seconds up to now.
+    :param window_s: verdicts are about so many seconds up to now, and made anew after an eighth of it.
     :param min_interval_s: a snapshot that is younger is used once more.
     """
 
@@ -99,6 +99,7 @@ class Exporter(Collector):
         self._history: deque[Snapshot] = deque()
         self._judgements: Mapping[int, Judgement] = {}
         self._taken_s = -float("inf")
+        self._judged_ns = -(1 << 63)
         self._families: list[Metric] = []
         self._lock = threading.Lock()
         self.registry = CollectorRegistry(auto_describe=False)
@@ -147,13 +148,21 @@ class Exporter(Collector):
         if self._join is not None:
             snapshot = replace(snapshot, names=self._join(snapshot.names))
         self.book.advance(snapshot)
-        self._judgements = self._judged(snapshot)
+        if self._due(snapshot):
+            self._judgements = self._judged(snapshot)
         self._families = list(families(self.book, snapshot, self._judgements))
         self.latest, self._taken_s = snapshot, time.monotonic()
         self.own.collects += 1
         self.own.collect_seconds += self._taken_s - began
         self.own.collect_cpu_seconds += time.process_time() - cpu
         return snapshot
+
+    def _due(self, snapshot: Snapshot) -> bool:
+        """Verdicts are about a window, and need not be newer than a small part of it."""
+        due = snapshot.taken_ns >= self._judged_ns + self.settings.window_s * 1e9 / 8
+        if due:
+            self._judged_ns = snapshot.taken_ns
+        return due
 
     def _judged(self, snapshot: Snapshot) -> Mapping[int, Judgement]:
         """Verdicts on those that have a series, about the window up to now, or all there is if it is shorter."""
@@ -179,11 +188,15 @@ class Exporter(Collector):
 
 
 def narrowed(snapshot: Snapshot, victims: np.ndarray) -> Snapshot:
-    """The same with the cells and histograms of these victims only; the table of cgroups stays whole."""
+    """The same with these victims only, and those who held the CPU while they waited."""
     cells, histograms = snapshot.cells, snapshot.histograms
+    cells = cells[np.isin(cells["victim_id"].to_numpy(np.uint64), victims)]
+    ids = np.union1d(victims, cells["occupant_id"].to_numpy(np.uint64))
     return replace(
         snapshot,
-        cells=cells[np.isin(cells["victim_id"].to_numpy(np.uint64), victims)],
+        cgroups=snapshot.cgroups[np.isin(snapshot.cgroups["cgroup_id"].to_numpy(np.uint64), ids)],
+        cells=cells,
+        names=snapshot.names[np.isin(snapshot.names["cgroup_id"].to_numpy(np.uint64), ids)],
         histograms=histograms[np.isin(histograms["cgroup_id"].to_numpy(np.uint64), victims)],
     )
 

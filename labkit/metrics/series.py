@@ -115,6 +115,8 @@ class Book:
         add_cells(grown, victims, cells, self.layout, snapshot.names)
         keys = self.labels.of(snapshot.names, table.ids)
         alive = _alive(snapshot.names, table.ids)
+        # A row that moves is there, whatever its name says: what nobody could name has no cgroup to be alive.
+        alive = alive | (grown != 0).any(axis=1)
         self._retire(keys, alive, now)
         self._admit(keys, grown, now)
         self._add(table, keys, grown, alive, now)

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 
 from labkit.errors import ParameterError
+from labkit.sched.cause import CAUSES, causes_of
 from labkit.sched.state import Snapshot
 
 __all__ = ["CAUSES", "CLASSES", "Layout", "Table", "add_cells", "coded", "grown_cells", "tabulate"]
 
-CAUSES = ("foreign", "self", "throttled", "idle", "steal", "unknown")
 #: Whose the other side is: the victim's own cgroup; another workload; the system (kernel threads, init and its slice);
 #: or a cgroup of which nobody knows any more what it was.
 CLASSES = ("same", "other", "system", "unknown")
@@ -115,16 +115,13 @@ def _add_buckets(values: np.ndarray, ids: np.ndarray, histograms: pd.DataFrame, 
 def coded(cells: pd.DataFrame) -> pd.DataFrame:
     """Cells with numbers for words: ``victim_id``, ``occupant_id`` (uint64), ``cause`` (index into :data:`CAUSES`),
     ``wait_ns``, ``preemptions`` (int64)."""
-    codes, kinds = pd.factorize(cells["kind"])
-    plain = np.array([CAUSES.index(k) if k in CAUSES else _UNKNOWN for k in kinds] or [_UNKNOWN])
-    by_cgroup = np.array([k == "cgroup" for k in kinds] or [False])[codes]
-    victims, occupants = cells["victim_id"].to_numpy(np.uint64), cells["occupant_id"].to_numpy(np.uint64)
-    between = np.where(victims == occupants, CAUSES.index("self"), CAUSES.index("foreign"))
+    cause = causes_of(cells)
+    by_cgroup = np.isin(cause, [CAUSES.index("self"), CAUSES.index("foreign")])
     return pd.DataFrame(
         {
-            "victim_id": victims,
-            "occupant_id": np.where(by_cgroup, occupants, 0),
-            "cause": np.where(by_cgroup, between, plain[codes]),
+            "victim_id": cells["victim_id"].to_numpy(np.uint64),
+            "occupant_id": np.where(by_cgroup, cells["occupant_id"].to_numpy(np.uint64), np.uint64(0)),
+            "cause": cause,
             "wait_ns": cells["wait_ns"].to_numpy(np.uint64).astype(np.int64),
             "preemptions": cells["preemptions"].to_numpy(np.uint64).astype(np.int64),
         }

@@ -1,0 +1,401 @@
+"""Names of pods from the Kubernetes API: parsed, listed, watched over TLS, through every fault that the protocol knows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from kubernetes_fake import Api, Cluster, certificates, pod
+
+from labkit.errors import LabkitError
+from labkit.names import Directory, Known, from_path
+from labkit.names.kubernetes import Malformed, Pods, parse
+from labkit.names.kubernetes_api import ApiAccess, ApiError, PodWatch, Timing
+
+A, B, C = ("a" * 64, "b" * 64, "c" * 64)
+UIDS = [f"0000000{n}-1111-2222-3333-444444444444" for n in range(9)]
+QUICK = Timing(first_pause=0.02, longest_pause=0.1, watch=20, answer=3, grace=2)
+
+
+@pytest.fixture(scope="session")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return certificates(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+def token(tmp_path: Path) -> Path:
+    file = tmp_path / "token"
+    file.write_text("first-token\n")
+    return file
+
+
+@pytest.fixture
+def api(tls: Path) -> Iterator[Api]:
+    with Api(tls) as running:
+        yield running
+
+
+def access(api: Api, token: Path, **changes: Any) -> ApiAccess:
+    given = {"url": api.url, "node": "node-1", "token_file": token, "ca_file": api.folder / "ca.crt"}
+    return ApiAccess(**(given | changes))
+
+
+def until(holds: Callable[[], Any], *, seconds: float = 20) -> None:
+    """Wait for something that another thread brings about."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.01)
+
+
+def name(pods: Pods, container_id: str = "", uid: str = "") -> Known | None:
+    return pods(pod_uid=uid, container_id=container_id)
+
+
+# -- objects ---------------------------------------------------------------------------------------------------------
+
+
+def test_containers_of_every_kind_and_those_that_ended_lately_are_known() -> None:
+    thing = pod("web-1", UIDS[0], containers={"main": A})
+    thing["status"]["initContainerStatuses"] = [
+        {"name": "init", "state": {"terminated": {"containerID": f"cri-o://{B}"}}}
+    ]
+    thing["status"]["ephemeralContainerStatuses"] = [
+        {"name": "debug", "lastState": {"terminated": {"containerID": f"docker://{C}"}}}
+    ]
+    assert parse(thing).containers == {A: "main", B: "init", C: "debug"}
+
+
+def test_a_static_pods_cgroup_is_found_by_the_hash_of_its_file() -> None:
+    pods = Pods()
+    pods.put(pod("etcd", UIDS[0], annotations={"kubernetes.io/config.hash": "f" * 32}))
+    assert name(pods, uid="f" * 32) == name(pods, uid=UIDS[0]) == Known("", "shop", "etcd")
+
+
+def test_the_sandbox_of_a_pod_bears_the_pods_name() -> None:
+    pods = Pods()
+    pods.put(pod("web-1", UIDS[0], containers={"main": A}))
+    assert name(pods, B, UIDS[0]) == Known("", "shop", "web-1")
+    assert name(pods, B) is None
+
+
+def _without(path: str) -> dict[str, Any]:
+    thing = pod("web-1", UIDS[0], containers={"main": A})
+    *way, last = path.split(".")
+    part: Any = thing
+    for step in way:
+        part = part[step]
+    del part[last]
+    return thing
+
+
+def _with(path: str, value: Any) -> dict[str, Any]:
+    thing = pod("web-1", UIDS[0], containers={"main": A})
+    *way, last = path.split(".")
+    part: Any = thing
+    for step in way:
+        part = part[step]
+    part[last] = value
+    return thing
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [
+        None,
+        [],
+        "pod",
+        {},
+        {"metadata": None},
+        _without("metadata.uid"),
+        _without("metadata.name"),
+        _with("metadata.name", ""),
+        _with("metadata.name", "x" * 254),
+        _with("metadata.uid", 7),
+        _with("metadata.labels", ["app"]),
+        _with("status", "Running"),
+        _with("status.containerStatuses", {"name": "main"}),
+        _with("status.containerStatuses", [None]),
+        _with("status.containerStatuses", [{"containerID": f"containerd://{A}"}]),
+    ],
+    ids=repr,
+)
+def test_a_malformed_object_is_refused_and_counted_and_does_no_harm(thing: Any) -> None:
+    with pytest.raises(Malformed):
+        parse(thing)
+    pods = Pods()
+    pods.put(pod("web-2", UIDS[1], containers={"main": B}))
+    pods.put(thing)
+    pods.delete(thing)
+    pods.replace([thing, pod("web-2", UIDS[1], containers={"main": B})])
+    assert pods.malformed == 3
+    assert name(pods, B) == Known("main", "shop", "web-2")
+
+
+@pytest.mark.parametrize("null", ["labels", "annotations"])
+def test_what_is_null_is_absent(null: str) -> None:
+    assert parse(_with(f"metadata.{null}", None)).name == "web-1"
+
+
+@pytest.mark.parametrize("bad", ["containerd://" + "A" * 64, "a" * 64, "containerd://../../etc", "", 7, None])
+def test_a_container_id_that_is_none_names_nothing(bad: Any) -> None:
+    thing = pod("web-1", UIDS[0])
+    thing["status"]["containerStatuses"] = [{"name": "main", "containerID": bad}]
+    assert parse(thing).containers == {}
+
+
+def test_a_deleted_pod_keeps_its_name_for_a_while_and_then_not() -> None:
+    pods = Pods(keep_s=0.05)
+    pods.put(pod("web-1", UIDS[0], containers={"main": A}))
+    pods.delete(pod("web-1", UIDS[0]))
+    assert (len(pods), name(pods, A)) == (0, Known("main", "shop", "web-1"))
+    time.sleep(0.06)
+    pods.put(pod("web-2", UIDS[1]))
+    assert name(pods, A) is None
+
+
+def test_a_restarted_containers_former_id_stays_known() -> None:
+    pods = Pods()
+    for container in (
+        A,
+        B,
+        C,
+    ):  # the API keeps one former state; the cgroup of an older one may still be measured
+        pods.put(pod("web-1", UIDS[0], containers={"main": container}))
+    assert {name(pods, one) for one in (A, B, C)} == {Known("main", "shop", "web-1")}
+
+
+def test_more_pods_than_a_node_can_have_are_refused_and_counted() -> None:
+    pods = Pods(most=3)
+    pods.replace([pod(f"p{n}", UIDS[n]) for n in range(5)])
+    pods.put(pod("p8", UIDS[8]))
+    assert (len(pods), pods.refused) == (3, 3)
+
+
+def test_pod_labels_that_were_asked_for_become_columns() -> None:
+    pods = Pods(["app.kubernetes.io/name"])
+    pods.put(pod("web-1", UIDS[0], labels={"app.kubernetes.io/name": "web", "secret": "no"}))
+    names = pd.DataFrame({"namespace": ["shop", ""], "pod": ["web-1", ""]}, dtype="str")
+    frame = pods.label_columns(names)
+    assert frame.columns.tolist() == ["namespace", "pod", "pod_label:app.kubernetes.io/name"]
+    assert frame.iloc[:, 2].tolist() == ["web", ""]
+
+
+def test_a_cgroups_path_leads_to_the_pod_through_the_directory() -> None:
+    pods = Pods()
+    pods.put(pod("web-1", UIDS[0], containers={"main": A}))
+    uid = UIDS[0].replace("-", "_")
+    path = (
+        f"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{uid}.slice/cri-containerd-{A}.scope"
+    )
+    with Directory(enrichers=[pods]) as directory:
+        directory.learn(1 << 60, path)
+        found = directory.names([1 << 60])[1 << 60]
+    assert (found.namespace, found.pod, found.container) == ("shop", "web-1", "main")
+    assert from_path(path).pod_uid == UIDS[0]
+
+
+# -- the protocol ----------------------------------------------------------------------------------------------------
+
+
+def test_all_pages_of_the_list_are_read_and_only_this_nodes_pods_asked_for(api: Api, token: Path) -> None:
+    for n in range(5):
+        api.cluster.apply("ADDED", pod(f"p{n}", UIDS[n]))
+    api.cluster.apply("ADDED", pod("elsewhere", UIDS[7], node="node-2"))
+    with PodWatch(access(api, token), Pods(), timing=QUICK) as watch:
+        assert watch.synced.wait(10)
+        until(lambda: api.cluster.watching)
+    assert len(watch.pods) == 5
+    listed = [r for r in api.cluster.requests if "watch" not in r]
+    assert [r.get("continue") for r in listed] == [None, "2", "4"]
+    assert {r["fieldSelector"] for r in api.cluster.requests} == {"spec.nodeName=node-1"}
+    assert {r["authorization"] for r in api.cluster.requests} == {"Bearer first-token"}
+    assert listed[0]["resourceVersion"] == "0"
+
+
+def test_changes_are_followed(api: Api, token: Path) -> None:
+    pods = Pods()
+    with PodWatch(access(api, token), pods, timing=QUICK):
+        until(lambda: api.cluster.watching)
+        api.cluster.apply("ADDED", pod("web-1", UIDS[0]))
+        until(lambda: name(pods, uid=UIDS[0]))
+        api.cluster.apply("MODIFIED", pod("web-1", UIDS[0], containers={"main": A}))
+        until(lambda: name(pods, A))
+        api.cluster.apply("DELETED", pod("web-1", UIDS[0]))
+        until(lambda: len(pods) == 0)
+
+
+@pytest.mark.parametrize("fault", ["end", "break", "break in the middle"])
+def test_a_watch_that_ends_is_resumed_where_it_was_and_nothing_is_missed(
+    api: Api, token: Path, fault: str
+) -> None:
+    pods = Pods()
+    with PodWatch(access(api, token), pods, timing=QUICK) as watch:
+        until(lambda: api.cluster.watching)
+        api.cluster.apply("ADDED", pod("web-1", UIDS[0], containers={"main": A}))
+        until(lambda: name(pods, A))
+        with api.cluster.changed:  # the fault and what happens meanwhile, at one moment
+            api.cluster.faults.append(fault)
+            api.cluster.apply("ADDED", pod("web-2", UIDS[1], containers={"main": B}))
+        until(lambda: name(pods, B) and len([r for r in api.cluster.requests if r.get("watch")]) > 1)
+        assert watch.lists == 1
+    versions = [r["resourceVersion"] for r in api.cluster.requests if r.get("watch")]
+    assert versions[:2] == ["100", "101" if fault == "break in the middle" else "102"]
+
+
+def test_a_bookmark_moves_the_version_on(api: Api, token: Path) -> None:
+    with PodWatch(access(api, token), Pods(), timing=QUICK) as watch:
+        until(lambda: api.cluster.watching)
+        api.cluster.apply("ADDED", pod("elsewhere", UIDS[7], node="node-2"))
+        api.cluster.fault("bookmark")
+        until(lambda: watch.events)
+        api.cluster.fault("end")
+        until(lambda: len([r for r in api.cluster.requests if r.get("watch")]) > 1)
+    assert [r["resourceVersion"] for r in api.cluster.requests if r.get("watch")][1] == "101"
+
+
+@pytest.mark.parametrize("as_event", [True, False])
+def test_410_gone_means_a_new_list_of_the_newest(api: Api, token: Path, as_event: bool) -> None:
+    pods = Pods()
+    api.cluster.apply("ADDED", pod("old", UIDS[2], containers={"main": C}))
+    with PodWatch(access(api, token), pods, timing=QUICK) as watch:
+        until(lambda: api.cluster.watching)
+        with api.cluster.changed:
+            api.cluster.version += 1
+            api.cluster.apply("DELETED", pod("old", UIDS[2]))
+            api.cluster.apply("ADDED", pod("web-1", UIDS[0], containers={"main": A}))
+            api.cluster.version += 1
+            api.cluster.compact()
+            api.cluster.faults.extend(["break", *(["410 as event"] if as_event else [])])
+        until(lambda: watch.lists == 2)
+        assert watch.errors["gone"] == 1
+        assert (len(pods), name(pods, A)) == (1, Known("main", "shop", "web-1"))
+    again = [r for r in api.cluster.requests if "watch" not in r][-1]
+    assert "resourceVersion" not in again, "the server's cache may be as old as what it disowned"
+
+
+@pytest.mark.parametrize("fault", ["500", "403", "429", "garbage", "hang up", "410"])
+def test_a_failing_server_is_asked_again_with_growing_pauses_until_it_answers(
+    api: Api, token: Path, fault: str
+) -> None:
+    api.cluster.apply("ADDED", pod("web-1", UIDS[0], containers={"main": A}))
+    api.cluster.fault(fault, fault)
+    with PodWatch(access(api, token), Pods(), timing=QUICK) as watch:
+        assert watch.synced.wait(20)
+        assert sum(watch.errors.values()) == 2
+        until(lambda: not watch.last_error)
+        assert name(watch.pods, A)
+
+
+def test_pauses_grow_to_a_limit_and_a_success_ends_them() -> None:
+    watch = PodWatch(ApiAccess("https://localhost:1", "node-1"), Pods(), timing=Timing(0.001, 0.004))
+    pauses = []
+    for _ in range(4):
+        pauses.append(watch._pause_s)
+        watch._failed("api", "away")
+    assert pauses == [0.001, 0.002, 0.004, 0.004]
+    watch._heard()
+    assert watch._pause_s == 0.001
+
+
+def test_an_api_that_is_away_leaves_what_was_known_and_is_found_again(tls: Path, token: Path) -> None:
+    pods, cluster = Pods(), Cluster()
+    cluster.apply("ADDED", pod("web-1", UIDS[0], containers={"main": A}))
+    with Api(tls, cluster) as first:
+        port = first.port
+        watch = PodWatch(access(first, token), pods, timing=QUICK).start()
+        until(lambda: name(pods, A))
+    try:
+        until(lambda: watch.errors)
+        assert name(pods, A) == Known("main", "shop", "web-1")
+        assert watch.last_error
+        cluster.faults.clear()
+        with Api(tls, cluster, port=port):
+            cluster.apply("ADDED", pod("web-2", UIDS[1], containers={"main": B}))
+            until(lambda: name(pods, B))
+    finally:
+        watch.close()
+
+
+def test_malformed_events_are_counted_and_the_watch_goes_on(api: Api, token: Path) -> None:
+    pods = Pods()
+    with PodWatch(access(api, token), pods, timing=QUICK) as watch:
+        until(lambda: api.cluster.watching)
+        for line in (
+            b"not json\n",
+            b"[]\n",
+            b'{"type": "ADDED"}\n',
+            b'{"type": "ADDED", "object": {"metadata": 7}}\n',
+            b'{"type": "NEWS", "object": {}}\n',
+            b'{"type": "ADDED", "object": ' + b"[" * 200_000 + b"\n",
+            b"\xff\xfe\n",
+        ):
+            api.cluster.say(line)
+        api.cluster.apply("ADDED", pod("web-1", UIDS[0], containers={"main": A}))
+        until(lambda: name(pods, A))
+        assert pods.malformed == 6
+        assert watch.errors == {}
+
+
+def test_an_event_without_end_is_cut_off(api: Api, token: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("labkit.names.kubernetes_api._MAX_EVENT", 10_000)
+    with PodWatch(access(api, token), Pods(), timing=QUICK) as watch:
+        until(lambda: api.cluster.watching)
+        api.cluster.say(b'{"type": "' + b"x" * 50_000)
+        until(lambda: watch.errors.get("api"))
+        assert "larger" in watch.last_error or watch.last_error == ""
+
+
+def test_a_renewed_token_is_used(api: Api, token: Path) -> None:
+    with PodWatch(access(api, token), Pods(), timing=QUICK) as watch:
+        assert watch.synced.wait(10)
+        api.cluster.token = "second-token"
+        api.cluster.fault("break")
+        until(lambda: watch.errors.get("api"))
+        token.write_text("second-token")
+        until(lambda: api.cluster.watching and not watch.last_error)
+
+
+def test_a_server_that_the_clusters_authority_did_not_sign_gets_no_token(
+    tls: Path, token: Path, tmp_path: Path
+) -> None:
+    other = certificates(tmp_path)
+    with Api(other) as impostor:
+        watch = PodWatch(access(impostor, token, ca_file=tls / "ca.crt"), Pods(), timing=QUICK)
+        with watch:
+            until(lambda: watch.errors)
+        assert impostor.cluster.requests == []
+        assert "CERTIFICATE_VERIFY_FAILED" in watch.last_error
+
+
+def test_a_server_of_another_name_gets_no_token(api: Api, token: Path) -> None:
+    watch = PodWatch(access(api, token, url=f"https://127.0.0.2:{api.port}"), Pods(), timing=QUICK)
+    with watch:
+        until(lambda: watch.errors)
+    assert api.cluster.requests == []
+
+
+def test_the_token_goes_over_tls_only_and_the_node_must_be_known() -> None:
+    with pytest.raises(ApiError, match="no address for a token"):
+        ApiAccess("http://localhost:8080", "node-1")
+    with pytest.raises(LabkitError, match="NODE_NAME"):
+        ApiAccess("https://localhost", "")
+
+
+def test_closing_ends_a_watch_that_is_waiting(api: Api, token: Path) -> None:
+    watch = PodWatch(access(api, token), Pods(), timing=QUICK).start()
+    until(lambda: api.cluster.watching)
+    watch.close()
+    assert not watch._thread.is_alive()
+
+
+def test_hostile_names_come_through_as_they_are_and_harm_nobody(api: Api, token: Path) -> None:
+    hostile = 'a"}\n# HELP x {__name__="y"} \x1b[31m\u202e'
+    api.cluster.apply("ADDED", pod(hostile, UIDS[0], containers={hostile: A}, namespace=hostile))
+    with PodWatch(access(api, token), Pods(), timing=QUICK) as watch:
+        assert watch.synced.wait(10)
+    assert name(watch.pods, A) == Known(hostile, hostile, hostile)
