@@ -65,9 +65,13 @@ def story(verdict: Verdict) -> str:
 
 
 def _lead(verdict: Verdict) -> str:
-    return (
-        f"{called(verdict.name)} waited {per_second(verdict.wait_ns, verdict.seconds)} per second for a CPU"
-    )
+    who = called(verdict.name) + ("'s tasks together" if verdict.wait_per_s_ns > 1e9 else "")
+    return f"{who} waited {per_second(verdict.wait_ns, verdict.seconds)} per second for a CPU"
+
+
+def _part(verdict: Verdict, ns: int) -> str:
+    """``38 ms of it``; ``all of it``."""
+    return "all of it" if ns >= 0.995 * verdict.wait_ns else f"{per_second(ns, verdict.seconds)} of it"
 
 
 def _quiet(verdict: Verdict) -> str:
