@@ -24,7 +24,7 @@ from labkit.ledger import Ledger, Mode
 from labkit.lessons import progress
 from labkit.paths import captures_dir
 from labkit.program import Program, load
-from labkit.show import headless
+from labkit.show import headless, sharp_figures
 from labkit.workloads import Truth, Workload
 
 __all__ = ["Chapter", "chapter"]
@@ -173,6 +173,7 @@ def chapter(name: str, mode: str = "auto") -> Chapter:
     """
     if mode not in ("auto", "live", "replay"):
         raise ParameterError(f"mode is auto, live or replay, not {mode!r}")
+    sharp_figures()
     why = ""
     if mode != "replay":
         found = probe()

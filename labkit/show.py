@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any
 
-__all__ = ["Shown", "headless", "show_bundle"]
+__all__ = ["Shown", "headless", "sharp_figures", "show_bundle"]
 
 
 def headless() -> bool:
@@ -28,6 +28,16 @@ def show_bundle(bundle: dict[str, Any]) -> None:
     from IPython.display import display
 
     display(bundle, raw=True)  # type: ignore[no-untyped-call]
+
+
+def sharp_figures() -> None:
+    """From now on the notebook's figures have two pixels for each of the page's; outside a notebook nothing happens."""
+    shell = _shell()
+    if shell is None or not hasattr(shell, "kernel"):
+        return
+    from matplotlib_inline.config import InlineBackend
+
+    InlineBackend.instance(parent=shell).figure_formats = {"retina"}
 
 
 class Shown:

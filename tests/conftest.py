@@ -1,13 +1,15 @@
 """When a live test may skip: only if this machine cannot run it, and then with the reason and the way to force it.
 
 A test marked ``live`` skips where live measurement is impossible, or where something named by ``needs`` is missing (a
-feature as in `./task doctor`, or ``root``). Any other skip of a live test is a hole in the net: in CI (``CI`` is set)
-it is a failure. ``LABKIT_FORCE_LIVE=1`` makes every skip of a live test a failure, also where the machine is the cause.
+feature as in `./task doctor`, ``root`` or ``chromium``). Any other skip of a live test is a hole in the net: in CI
+(``CI`` is set) it is a failure. ``LABKIT_FORCE_LIVE=1`` makes every skip of a live test a failure, also where the machine
+is the cause.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Generator
 
 import pytest
@@ -27,6 +29,10 @@ def _obstacle(item: pytest.Item) -> str:
             if name == "root":
                 if os.geteuid() != 0:
                     return "needs root: sudo ./task test"
+                continue
+            if name == "chromium":
+                if not shutil.which("chromium"):
+                    return "needs Chromium: labkit setup --parts browser"
                 continue
             feature = report[name]
             if feature.state != "yes":

@@ -101,6 +101,7 @@ def _everything(asked: Wish) -> list[Want]:
             _has_tool("modprobe"),
             needed=False,
         ),
+        Want("browser", "opens JupyterLab and the site in tests", ("chromium",), _has_tool("chromium")),
         Want("containers", "builds container images", ("podman", "docker.io"), _has_tool("podman", "docker")),
         Want("containers", "lets a user build them", ("uidmap",), _has_tool("newuidmap")),
         Want(

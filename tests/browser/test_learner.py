@@ -1,0 +1,97 @@
+"""The course in JupyterLab, driven as a learner would: read, run, answer wrong, answer right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from learner import LIMIT_MS, Lab
+
+from labkit.notebook_io import chapters
+from labkit.paths import lab_root
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.live,
+    pytest.mark.needs("chromium"),
+    pytest.mark.timeout(LIMIT_MS / 1000 + 120),
+]
+SCREENS = lab_root() / "build" / "screens"
+#: What one looks at besides the code: the browser's own words for size and sharpness of each figure in front.
+FIGURES = """() => [...document.querySelectorAll('.jp-NotebookPanel:not(.lm-mod-hidden) .jp-OutputArea-output img')]
+    .map(img => ({shown: img.clientWidth, natural: img.naturalWidth, room: img.closest('.jp-OutputArea').clientWidth}))"""
+
+
+def outputs(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [output for cell in cells if cell["cell_type"] == "code" for output in cell["outputs"]]
+
+
+def test_the_index_is_in_front_with_the_course_in_order(lab: Lab) -> None:
+    lab.open_notebook("index.ipynb")
+    links = lab.page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) td:first-child a").all_inner_texts()
+    assert len(links) == len(chapters())
+    assert links == sorted(links)
+    listed = lab.page.locator(".jp-DirListing-itemText").all_inner_texts()
+    assert [name for name in listed if name[:2].isdigit()] == [path.name for path in chapters()]
+
+
+def test_a_learner_opens_01_runs_it_answers_wrong_and_then_right(lab: Lab) -> None:
+    lab.open_notebook("index.ipynb")
+    lab.page.get_by_role("link", name="01 Hello, world").first.click()
+    lab.open_notebook("01_hello_world.ipynb")
+    lab.run_all()
+    (width,) = {figure["shown"] > 300 and figure["natural"] > 0 for figure in lab.page.evaluate(FIGURES)}
+    assert width, "the figure is there and can be seen"
+
+    at = lab.position("exercise:01.3")
+    assert "Not answered yet" in str(lab.cells()[at]["outputs"])
+    wrong = lab.type_and_run(at, 'answer = "lk-spawner"\nlk.check("01.3", answer)')
+    assert "Not yet" in wrong
+    assert "Hint 1 of" in wrong
+    right = lab.type_and_run(at, 'answer = "true"\nlk.check("01.3", answer)')
+    assert "Right" in right
+    assert "Hint" not in right
+    lab.save_and_close()
+
+
+def test_a_term_leads_to_its_entry_in_the_glossary(lab: Lab) -> None:
+    lab.open_notebook("01_hello_world.ipynb")
+    lab.page.locator(".jp-NotebookPanel:not(.lm-mod-hidden)").get_by_role("link", name="kprobe").first.click()
+    heading = lab.page.locator(".jp-MarkdownViewer h2#kprobe")
+    heading.wait_for(timeout=30_000)
+    lab.page.wait_for_function(
+        "() => { const at = document.querySelector('.jp-MarkdownViewer h2#kprobe').getBoundingClientRect();"
+        " return at.top >= 0 && at.bottom < innerHeight; }"
+    )
+    lab.page.evaluate("jupyterapp.shell.currentWidget.close()")
+    lab.open_notebook("01_hello_world.ipynb")
+    lab.save_and_close()
+
+
+@pytest.mark.parametrize("path", chapters(), ids=lambda path: path.stem)
+def test_a_chapter_looks_right(lab: Lab, path: Path) -> None:
+    lab.open_notebook(path.name)
+    lab.run_all()
+    found = outputs(lab.cells())
+    assert [output for output in found if output["output_type"] == "error"] == []
+    assert ["".join(output["text"]) for output in found if output.get("name") == "stderr"] == []
+    for theme in ("JupyterLab Dark", "JupyterLab Light"):
+        lab.theme(theme)
+        lab.picture(SCREENS / f"{path.stem}-{theme.split()[-1].lower()}.png")
+    figures = lab.page.evaluate(FIGURES)
+    assert figures, "a chapter has a figure"
+    for figure in figures:
+        assert figure["shown"] <= figure["room"], "no figure is wider than its place"
+        assert figure["natural"] >= 1.5 * figure["shown"], (
+            "figures are sharp on a screen of two pixels to one"
+        )
+    lab.save_and_close()
+
+
+def test_nothing_was_fetched_from_elsewhere_and_nobody_complained(lab: Lab) -> None:
+    """After all of the above."""
+    assert lab.outside == []
+    assert lab.complaints == []
+    said = [line for line in lab.log.read_text().splitlines() if "WARN" in line or "ERROR" in line]
+    assert said == []
