@@ -44,6 +44,7 @@ class Process:
             cwd="/",
         )
         self.pid = self._popen.pid
+        self._at_rest = False
         janitor.watch_pid(self.pid)
         stack.callback(self._end)
 
@@ -74,6 +75,7 @@ class Process:
         if not line:
             raise WorkloadFailed(f"worker {self.role} ({self.kind}) failed", why=self._complaint())
         found: dict[str, Any] = json.loads(line)
+        self._at_rest = True
         return found
 
     def _read_line(self, seconds: float) -> str:
@@ -92,7 +94,9 @@ class Process:
         return text[-1] if text else f"it ended with status {self._popen.returncode}"
 
     def _end(self) -> None:
-        """Let it end by itself, or end it."""
+        """Let it end by itself if it is parked, or end it."""
+        if not self._at_rest:
+            self._popen.kill()
         with contextlib.suppress(OSError):
             if self._popen.stdin:
                 self._popen.stdin.close()
