@@ -53,7 +53,12 @@ case $verb in
         ;;
     lab) start && inside ./task lab -- "$@" && say "the outcomes are in $root/outcomes/latest" ;;
     test) start && inside sudo -E env LABKIT_VENV=/opt/labkit/venv ./task test -- "$@" ;;
-    build-push) start && inside ./task local-build-push -- "$@" ;;
+    build-push)
+        start
+        # Its settings come as variables (Taskfile.yml), and go on as such; empty ones mean nothing there either.
+        inside env "PROJECT=${PROJECT:-}" "REGION=${REGION:-}" "REPOSITORY=${REPOSITORY:-}" "TAG=${TAG:-}" \
+            "IMAGES=${IMAGES:-}" "BUILDER=${BUILDER:-}" "BUILD_ARGS=${BUILD_ARGS:-}" ./task local-build-push -- "$@"
+        ;;
     *)
         say "unknown: $verb"
         sed -n '2,3s/^# //p' "$0" >&2
