@@ -164,6 +164,78 @@ def workload(name: str | None, seconds: float, cpu: int | None) -> None:
     sys.exit(command.run_command(name, seconds=seconds, cpu=cpu) if name else command.list_command())
 
 
+@main.command()
+@click.option("--port", type=int, default=9798, show_default=True, help="0: any that is free.")
+@click.option("--address", default="127.0.0.1", show_default=True, help="Where to listen; 0.0.0.0 in a pod.")
+@click.option(
+    "--labels",
+    default="namespace,pod,container,name",
+    show_default=True,
+    metavar="LABEL[=SOURCE],...",
+    help="Also kind, owner, cgroup, and app=pod_label:KEY.",
+)
+@click.option(
+    "--max-cgroups", type=int, default=200, show_default=True, help="The rest adds up in _overflow."
+)
+@click.option(
+    "--top-occupants", type=int, default=5, show_default=True, help="Named per victim; the rest: _rest."
+)
+@click.option(
+    "--keep", "keep_s", type=float, default=300.0, show_default=True, help="Seconds that the dead stay."
+)
+@click.option(
+    "--window", "window_s", type=float, default=60.0, show_default=True, help="Seconds a verdict is about."
+)
+@click.option(
+    "--buckets", "per_octave", type=int, default=1, show_default=True, help="Per octave: 1, 2, 4 or 8."
+)
+@click.option(
+    "--interval", "interval_s", type=float, default=15.0, show_default=True, help="Between own snapshots."
+)
+@click.option(
+    "--textfile", type=click.Path(path_type=Path), help="For node_exporter, rewritten each interval."
+)
+@click.option("--parquet", type=click.Path(path_type=Path), help="Folder for snapshots as data frames.")
+@click.option("--parquet-every", "parquet_every_s", type=float, default=60.0, show_default=True)
+@click.option("--parquet-keep", type=int, default=1000, show_default=True, help="Snapshots to keep.")
+@click.option("--kubernetes", type=click.Choice(["auto", "on", "off"]), default="auto", show_default=True)
+@click.option("--once", is_flag=True, help="Measure for --seconds, write to stdout or the files, and end.")
+@click.option("--seconds", type=float, default=5.0, show_default=True, help="With --once.")
+def serve(
+    port: int,
+    address: str,
+    labels: str,
+    max_cgroups: int,
+    top_occupants: int,
+    keep_s: float,
+    window_s: float,
+    per_octave: int,
+    interval_s: float,
+    textfile: Path | None,
+    parquet: Path | None,
+    parquet_every_s: float,
+    parquet_keep: int,
+    kubernetes: str,
+    once: bool,
+    seconds: float,
+) -> None:
+    """Who slows whom down, as Prometheus metrics: on /metrics until SIGTERM, or once (docs/metrics.md)."""
+    _gain_rights()
+    from labkit.metrics.command import serve_command
+    from labkit.metrics.exporter import Settings
+    from labkit.metrics.labels import Labels
+    from labkit.metrics.series import Limits
+    from labkit.metrics.serve import Files, Options
+    from labkit.metrics.table import Layout
+
+    settings = Settings(
+        Labels.parse(labels), Limits(max_cgroups, top_occupants, keep_s), Layout(per_octave), window_s
+    )
+    files = Files(textfile, parquet, parquet_every_s, parquet_keep)
+    options = Options(settings, port, address, interval_s, files)
+    sys.exit(serve_command(options, kubernetes=kubernetes, once=once, seconds=seconds))
+
+
 @main.command(context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def notebook(arguments: tuple[str, ...]) -> None:

@@ -8,7 +8,11 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 # Where conda-forge splits a project, the part without the extras that PyPI's wheel does not carry either.
-CONDA_NAMES = {"matplotlib": "matplotlib-base", "nbconvert": "nbconvert-core"}
+CONDA_NAMES = {
+    "matplotlib": "matplotlib-base",
+    "nbconvert": "nbconvert-core",
+    "prometheus-client": "prometheus_client",
+}
 
 
 def conda() -> dict[str, str]:
