@@ -36,6 +36,18 @@ def hog(seconds: float, **_unused: object) -> dict[str, object]:
     }
 
 
+def reader(seconds: float, **_unused: object) -> dict[str, object]:
+    """Copy zeros until the time is over: nearly all of it is spent in the kernel, in one long call after the other."""
+    end = time.monotonic() + seconds
+    room = bytearray(1 << 22)
+    rounds = 0
+    with open("/dev/zero", "rb", buffering=0) as zeros:
+        while time.monotonic() < end:
+            zeros.readinto(room)
+            rounds += 1
+    return {"rounds": rounds}
+
+
 def burst(seconds: float, on_ms: float, period_ms: float, **_unused: object) -> dict[str, object]:
     """Spin for some of each period, by the wall clock, and sleep for the rest."""
     start = time.monotonic()
@@ -223,6 +235,7 @@ def writes(sizes: list[int], rounds: int, pause_us: int, **_unused: object) -> d
 _WORK: dict[str, Callable[..., dict[str, object]]] = {
     "bouncer": bouncer,
     "burst": burst,
+    "reader": reader,
     "forker": forker,
     "hog": hog,
     "service": service,
