@@ -39,7 +39,7 @@ class Registry:
         given = os.environ if settings is None else settings
         project = given.get("PROJECT", "")
         region = given.get("REGION") or "europe-west1"
-        prefix = given.get("IMAGES") or (
+        prefix = given.get("IMAGES", "").rstrip("/") or (
             f"{region}-docker.pkg.dev/{project}/{given.get('REPOSITORY') or 'labkit'}"
             if project
             else "localhost"
@@ -53,7 +53,7 @@ class Registry:
                 why="`latest` says nothing about what runs",
                 remedy=f"TAG={__version__}",
             )
-        return cls(prefix.rstrip("/"), tag)
+        return cls(prefix, tag)
 
     @property
     def host(self) -> str:

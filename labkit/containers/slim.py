@@ -18,19 +18,27 @@ from packaging.utils import canonicalize_name
 __all__ = ["KEPT", "closure", "slim"]
 
 KEPT = ("numpy", "pandas", "pyarrow", "click", "rich", "pyyaml", "prometheus-client", "noisy-neighbour-lab")
-# Of pyarrow, which is half of all, the lab uses tables and Parquet alone.
+# Of pyarrow, which is half of all, the lab uses tables and Parquet on local disks.
 _ARROW = (
     "include",
     "tests",
     "src",
-    "libarrow_flight*",
-    "libarrow_substrait*",
-    "_flight*",
-    "_substrait*",
     "*.pxd",
     "*.pyx",
+    *(
+        "libarrow_flight*",
+        "libarrow_python_flight*",
+        "_flight*",
+        "libarrow_s3*",
+        "_s3fs*",
+        "_gcsfs*",
+        "_azurefs*",
+    ),
 )
-_UNUSED = ("**/tests", "**/test", "**/*.a", "**/*.pyi", "pandas/_testing/_hypothesis.py")
+_UNUSED = ("**/tests", "**/test", "**/*.a", "**/*.pyi")
+_STILL = (
+    "import click, numpy, pandas, prometheus_client, pyarrow.dataset, pyarrow.parquet, rich, yaml, labkit.cli"
+)
 
 Requires = Callable[[str], Iterable[str]]
 
@@ -77,6 +85,7 @@ def slim(venv: Path) -> list[str]:
             for path in list(site.glob(pattern)):
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     (venv / "install.log").unlink(missing_ok=True)
+    subprocess.run([str(venv / "bin/python"), "-c", _STILL], check=True)
     return gone
 
 

@@ -1,0 +1,354 @@
+"""What the tasks for images and clusters would do: shown by a dry run, done through kubectl, answered with clear errors.
+
+No cluster can be had in a test; a program named kubectl that writes down what it was asked stands in for one.
+"""
+
+import importlib.metadata
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from labkit import __version__
+from labkit.containers import images, slim
+from labkit.containers.cluster import Cluster, PodName
+from labkit.containers.demand import serve_until, summary
+from labkit.containers.images import Registry
+from labkit.containers.manifests import Rendering
+from labkit.containers.shell import CommandFailed, MissingTool, Shell
+from labkit.errors import LabkitError, ParameterError
+
+ROOT = Path(__file__).parents[2]
+TASK = Path(sys.prefix) / "bin/task"
+TASKS = yaml.safe_load((ROOT / "Taskfile.yml").read_text())["tasks"]
+ON_CLUSTER = (
+    *("deploy-k8s", "deploy-bpftool", "deploy-monitoring", "deploy-ballast", "deploy-stressor"),
+    *("undeploy-k8s", "k8s-lab", "k8s-notebook"),
+)
+
+KUBECTL = """#!/bin/sh
+# Writes down what it was asked, each argument in quotes, and answers from a file.
+{ printf "'%s' " "$@"; echo; } >>"$KUBECTL_LOG"
+case "$*" in
+    *"apply -f -"*) { cat; echo; echo ---; } >>"$KUBECTL_LOG.applied" ;;
+    kustomize*) exec "$REAL_KUBECTL" "$@" ;;
+    *.spec.nodeName*)
+        [ "$ANSWER_NODE" != fail ] || { echo 'pods "x" not found' >&2; exit 1; }
+        printf '%s' "$ANSWER_NODE" ;;
+    *labkit-exporter*items*) printf '%s' "$ANSWER_EXPORTER" ;;
+    *--for=condition=complete*) exit "${ANSWER_JOB:-0}" ;;
+    *conditions*) echo "Job has reached the specified backoff limit" ;;
+    *current-context*) echo test-cluster ;;
+    *" exec "*) echo '{"mode": "live"}' ;;
+esac
+"""
+
+
+@pytest.fixture
+def kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A kubectl that writes down; returns its log."""
+    path = tmp_path / "bin/kubectl"
+    path.parent.mkdir()
+    path.write_text(KUBECTL)
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    log = tmp_path / "log"
+    log.touch()
+    real = subprocess.run(["sh", "-c", "command -v kubectl"], capture_output=True, text=True, check=False)
+    monkeypatch.setenv("REAL_KUBECTL", real.stdout.strip() or "kubectl-is-missing")
+    monkeypatch.setenv("KUBECTL_LOG", str(log))
+    monkeypatch.setenv("ANSWER_NODE", "node-7")
+    monkeypatch.setenv("ANSWER_EXPORTER", "labkit-exporter-abcde")
+    monkeypatch.setenv("PATH", f"{path.parent}:{os.environ['PATH']}")
+    return log
+
+
+def _task(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    # No kubectl, docker or gcloud on the path: a dry run starts none of them.
+    env = {"PATH": f"{sys.prefix}/bin:/nowhere", "HOME": os.environ.get("HOME", "/")} | settings
+    argv = [str(TASK), "--silent", "--exit-code", "--taskfile", str(ROOT / "Taskfile.yml"), *arguments]
+    return subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("name", ON_CLUSTER)
+def test_a_dry_run_shows_every_command_and_starts_none(name: str) -> None:
+    if name == "deploy-monitoring" and not (ROOT / "k8s/pod-monitoring.yaml").exists():
+        pytest.skip("k8s/pod-monitoring.yaml comes with the exporter")
+    done = _task(name, "PROJECT=my-project", "--", "--dry")
+    assert done.returncode == 0, done.stderr
+    assert "\n+ kubectl " in f"\n{done.stdout}"
+
+
+def test_deploy_has_the_spelling_of_an_old_readme_too() -> None:
+    assert _task("deloy-k8s", "--", "--dry").stdout == _task("deploy-k8s", "--", "--dry").stdout
+
+
+def test_build_and_push_in_one_go() -> None:
+    settings = ("PROJECT=p", "REGION=europe-west4", "REPOSITORY=r", "TAG=1.2", "BUILDER=podman")
+    done = _task("local-build-push", *settings, "--", "--dry")
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [line[1:3] for line in lines] == [["podman", "build"]] * 3 + [["podman", "push"]] * 3
+    names = [f"europe-west4-docker.pkg.dev/p/r/labkit-{target}:1.2" for target in images.TARGETS]
+    assert [line[-1] for line in lines[3:]] == names
+    assert all(name in line for name, line in zip(names, lines[:3], strict=True))
+
+
+def test_without_a_registry_nothing_is_pushed() -> None:
+    done = _task("local-build-push", "--", "--dry", "--target", "tools")
+    assert done.returncode == 0, done.stderr
+    assert f"--tag localhost/labkit-tools:{__version__}" in done.stdout
+    assert " push " not in done.stdout
+
+
+def test_arguments_of_the_builder_are_handed_on() -> None:
+    arguments = "--network host --volume '/a b:/c'"
+    done = _task("local-build-push", f"BUILD_ARGS={arguments}", "--", "--dry", "--target", "tools")
+    assert arguments in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("builder", "expected"),
+    [
+        ("docker", ["+ gcloud auth configure-docker europe-west1-docker.pkg.dev --quiet"]),
+        (
+            "podman",
+            [
+                "+ gcloud auth print-access-token   # gives TOKEN",
+                "+ podman login --username oauth2accesstoken --password-stdin europe-west1-docker.pkg.dev   "
+                "# the token goes in on standard input",
+            ],
+        ),
+    ],
+)
+def test_login_to_artifact_registry(builder: str, expected: list[str]) -> None:
+    done = _task("docker-auth", "PROJECT=p", f"BUILDER={builder}", "--", "--dry")
+    assert done.stdout.splitlines() == expected
+
+
+def test_login_to_another_registry_is_its_own_affair() -> None:
+    done = _task("docker-auth", "IMAGES=registry.example/lab", "--", "--dry")
+    assert done.returncode == 2
+    assert "docker login registry.example" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "prefix"),
+    [
+        ({}, "localhost"),
+        ({"PROJECT": "p"}, "europe-west1-docker.pkg.dev/p/labkit"),
+        ({"PROJECT": "p", "REGION": "us-east1", "REPOSITORY": "r"}, "us-east1-docker.pkg.dev/p/r"),
+        ({"IMAGES": "ghcr.io/me/", "PROJECT": "p"}, "ghcr.io/me"),
+    ],
+)
+def test_where_images_are_kept(settings: dict[str, str], prefix: str) -> None:
+    assert Registry.of(settings).image("lab") == f"{prefix}/labkit-lab:{__version__}"
+
+
+@pytest.mark.parametrize(
+    "settings", [{"TAG": "latest"}, {"TAG": "a b"}, {"IMAGES": "a b"}, {"PROJECT": "p;q"}, {"TAG": "-x"}]
+)
+def test_names_that_no_registry_takes_are_refused(settings: dict[str, str]) -> None:
+    with pytest.raises(ParameterError):
+        Registry.of(settings)
+
+
+def test_the_answer_for_a_pod_comes_from_the_exporter_on_its_node(
+    kubectl: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Cluster(Shell(), {}).noisy(PodName.parse("shop/cart-1"), 12.5, "--json")
+    node, exporter, asked = kubectl.read_text().splitlines()
+    assert "'--namespace' 'shop' 'get' 'pod' 'cart-1'" in node
+    assert "'spec.nodeName=node-7,status.phase=Running'" in exporter
+    assert asked.split() == [
+        *(
+            "'--namespace'",
+            "'labkit'",
+            "'exec'",
+            "'labkit-exporter-abcde'",
+            "'--container'",
+            "'exporter'",
+            "'--'",
+        ),
+        *("'labkit'", "'noisy'", "'--pod'", "'shop/cart-1'", "'--seconds'", "'12.5'", "'--json'"),
+    ]
+    out, err = capfd.readouterr()
+    assert json.loads(out) == {"mode": "live"}, "the answer alone is on standard output"
+    assert "+ kubectl" in err
+
+
+def test_a_pod_on_a_node_without_exporter_says_what_to_do(
+    kubectl: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANSWER_EXPORTER", "")
+    with pytest.raises(LabkitError, match="no exporter runs on node-7") as caught:
+        Cluster(Shell(), {}).noisy(PodName.parse("shop/cart-1"), 5)
+    assert "./task deploy-k8s" in caught.value.remedy
+
+
+def test_a_pod_that_waits_for_a_node_is_told_apart(kubectl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANSWER_NODE", "")
+    with pytest.raises(LabkitError, match="runs on no node yet"):
+        Cluster(Shell(), {}).noisy(PodName.parse("shop/cart-1"), 5)
+
+
+def test_a_pod_that_is_not_there_is_told_in_the_words_of_kubectl(
+    kubectl: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANSWER_NODE", "fail")
+    with pytest.raises(CommandFailed, match='pods "x" not found'):
+        Cluster(Shell(), {}).noisy(PodName.parse("shop/x"), 5)
+
+
+@pytest.mark.parametrize("text", ["", "a/b/c", "/b", "a/", "A/b", "a b", "-x/y", "x/--all", "a/b;c", "../x"])
+def test_what_names_no_pod_is_refused(text: str) -> None:
+    with pytest.raises(ParameterError):
+        PodName.parse(text)
+
+
+def test_a_pod_without_a_namespace_is_in_the_default_one() -> None:
+    assert str(PodName.parse("cart-1")) == "default/cart-1"
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), 3601])
+def test_seconds_that_are_none_are_refused(seconds: float) -> None:
+    with pytest.raises(ParameterError):
+        Cluster(Shell(dry=True), {}).noisy(PodName.parse("a/b"), seconds)
+
+
+def _applied(log: Path) -> list[dict[str, object]]:
+    return [d for d in yaml.safe_load_all(Path(f"{log}.applied").read_text()) if d]
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "path", "value"),
+    [
+        ("deploy_ballast", {"CPUS": "13"}, ("resources", "requests", "cpu"), "13"),
+        ("deploy_ballast", {"CPUS": "13"}, ("resources", "limits", "cpu"), "13"),
+        ("deploy_stressor", {"WORKERS": "6"}, ("env", 0, "value"), "6"),
+        ("deploy_stressor", {"WORKERS": "6"}, ("resources", "limits", "cpu"), "6"),
+    ],
+)
+def test_settings_reach_the_manifest(
+    kubectl: Path, method: str, settings: dict[str, str], path: tuple[str | int, ...], value: str
+) -> None:
+    if os.environ["REAL_KUBECTL"] == "kubectl-is-missing":
+        pytest.skip("needs kubectl, whose kustomize renders")
+    getattr(Cluster(Shell(), {"PROJECT": "p"} | settings), method)()
+    names = {"deploy_ballast": "ballast", "deploy_stressor": "cpu-stressor"}
+    (found,) = [d for d in _applied(kubectl) if d["metadata"]["name"] == names[method]]  # type: ignore[index]
+    where = found["spec"]["template"]["spec"]["containers"][0]  # type: ignore[index]
+    assert where["image"] == f"europe-west1-docker.pkg.dev/p/labkit/labkit-tools:{__version__}"
+    for step in path:
+        where = where[step]
+    assert where == value
+
+
+def test_the_lab_can_be_sent_to_a_node_and_its_outcomes_are_fetched(kubectl: Path) -> None:
+    if os.environ["REAL_KUBECTL"] == "kubectl-is-missing":
+        pytest.skip("needs kubectl, whose kustomize renders")
+    Cluster(Shell(), {"NODE": "node-3.internal"}).lab()
+    (job,) = [d for d in _applied(kubectl) if d["kind"] == "Job"]
+    selector = job["spec"]["template"]["spec"]["nodeSelector"]  # type: ignore[index]
+    assert selector == {"kubernetes.io/os": "linux", "kubernetes.io/hostname": "node-3.internal"}
+    log = kubectl.read_text()
+    assert "'cp' 'labkit-outcomes-reader:/outcomes/.'" in log
+    assert log.rindex("'delete'") > log.index("'cp'"), "the reader goes again"
+
+
+def test_a_lab_that_failed_on_the_cluster_is_a_failure_here_with_its_outcomes_fetched(
+    kubectl: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if os.environ["REAL_KUBECTL"] == "kubectl-is-missing":
+        pytest.skip("needs kubectl, whose kustomize renders")
+    monkeypatch.setenv("ANSWER_JOB", "1")
+    with pytest.raises(LabkitError, match="backoff limit"):
+        Cluster(Shell(), {}).lab()
+    assert "'cp'" in kubectl.read_text()
+
+
+def test_undeploy_ends_the_measuring_first(kubectl: Path) -> None:
+    Cluster(Shell(), {}).undeploy()
+    deletes = [line for line in kubectl.read_text().splitlines() if "'delete'" in line]
+    assert "'daemonset' 'labkit-exporter' 'labkit-bpftool'" in deletes[0]
+    assert "'namespace' 'labkit' 'labkit-demo'" in deletes[1]
+    assert "'clusterrolebinding,clusterrole' 'labkit-exporter'" in deletes[2]
+
+
+@pytest.mark.parametrize("settings", [{"CPUS": "2.5"}, {"CPUS": "0"}, {"CPUS": "many"}])
+def test_ballast_takes_whole_cpus_only(settings: dict[str, str]) -> None:
+    with pytest.raises(ParameterError):
+        Cluster(Shell(dry=True), settings).deploy_ballast()
+
+
+def test_an_overlay_that_is_not_there_names_those_that_are() -> None:
+    with pytest.raises(ParameterError, match="gke or kind"):
+        Cluster(Shell(dry=True), {"OVERLAY": "eks"}).deploy()
+
+
+def test_a_missing_program_is_named_with_where_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(MissingTool, match=r"kubernetes\.io/docs/tasks/tools"):
+        Shell().run("kubectl", "version")
+
+
+def test_a_manifest_that_is_not_there_is_said_before_anything_is_applied(kubectl: Path) -> None:
+    from labkit.containers.manifests import apply
+
+    with pytest.raises(LabkitError, match=r"there is no k8s/nothing\.yaml"):
+        apply(Shell(), Rendering(("nothing.yaml",)))
+    assert kubectl.read_text() == ""
+
+
+# What the images hold.
+
+
+def test_what_the_exporter_keeps_is_closed_under_requirements() -> None:
+    needs = {"a": ["b>=1", 'c; sys_platform == "nothing"'], "b": ["d[x]"], "d": ['e; extra == "x"'], "f": []}
+    assert slim.closure(["A"], requires=needs.__getitem__) == {"a", "b", "d"}
+    assert slim.closure(["a", "f"], leave={"a"}, requires=needs.__getitem__) == {"a", "f"}
+
+
+def test_the_lab_itself_is_among_what_the_exporter_keeps() -> None:
+    assert importlib.metadata.metadata("noisy-neighbour-lab")["Name"] in slim.KEPT
+
+
+def test_every_image_is_made_from_one_base_by_the_provisioning_script() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    lines = [line.split() for line in text.splitlines() if line.startswith("FROM ")]
+    made = {line[3]: line[1] for line in lines}
+    assert {name for name in made.values() if name not in made} == {"debian:13-slim"}
+    assert set(images.TARGETS) <= set(made)
+    assert "apt-get" not in text
+    assert text.count("lima/provision.sh --image") >= len(images.TARGETS)
+
+
+@pytest.mark.parametrize("target", images.TARGETS)
+def test_every_image_has_a_health_check(target: str) -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    stage = text.split(f" AS {target}\n")[1].split("\nFROM ")[0]
+    assert "\nHEALTHCHECK " in stage
+    assert ("\nUSER 65532:65532\n" in stage) == (target != "lab")
+
+
+# The victim of the demonstration.
+
+
+def test_a_service_alone_sees_its_own_work_and_no_more_requests_than_periods() -> None:
+    import time
+
+    start = time.monotonic_ns()
+    latencies, due = serve_until(start, start + 200_000_000, period_ns=20_000_000, work_ns=2_000_000)
+    assert 1 <= len(latencies) <= 10
+    assert min(latencies) >= 2_000_000
+    assert due >= start + 200_000_000
+
+
+def test_what_a_service_says_of_its_latencies() -> None:
+    said = summary([n * 1_000_000 for n in range(1, 101)], used_ns=400_000_000, wall_ns=2_000_000_000)
+    assert said == {"requests": 100, "p50_ms": 51.0, "p99_ms": 100.0, "max_ms": 100.0, "cpu_share": 0.2}
+    assert summary([], 0, 0)["requests"] == 0
