@@ -19,6 +19,7 @@ __all__ = [
     "MissingHeaders",
     "MissingLedger",
     "MissingPrivilege",
+    "NoSuchCgroup",
     "NotebookFailed",
     "OutcomesError",
     "ParameterError",
@@ -145,6 +146,16 @@ class WorkloadFailed(LabkitError):
 
 class CgroupError(LabkitError):
     """A control group cannot be made, joined or removed."""
+
+
+class NoSuchCgroup(LabkitError):
+    """No control group has that path, that container name or that pod. ``nearest`` lists similar ones that exist."""
+
+    def __init__(
+        self, what: str, *, why: str = "", remedy: str = "", nearest: list[str] | None = None
+    ) -> None:
+        self.nearest = nearest or []
+        super().__init__(what, why=why, remedy=remedy)
 
 
 class NotebookFailed(LabkitError):
