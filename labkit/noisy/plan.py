@@ -22,6 +22,7 @@ _CGROUP_BYTES = 2112  # struct lk_cgroup
 _CELL_BYTES = 16  # struct lk_cell
 _SUMS_BYTES = 64 << 20
 _PAIRS_BYTES = 16 << 20
+_CHEAP_BYTES = 18 << 20  # as much room as this buys is there in any case
 _SCHED_EXT = Path("/sys/kernel/sched_ext/state")
 
 
@@ -54,14 +55,16 @@ def sizes(cpus: int, cgroups: int, tasks: int) -> dict[str, Any]:
     """Table sizes for a machine.
 
     :param cpus: highest possible CPU number plus 1.
-    :param cgroups: cgroups that exist now; there will be room for twice as many, and for 1,024 at least.
+    :param cgroups: cgroups that exist now; there will be room for twice as many, and for 1,024 to
+        4,096 at least, as memory allows.
     :param tasks: tasks that exist now.
 
     >>> sizes(2, 90, 200)["shards"], sizes(256, 3000, 40000)["shards"], sizes(256, 3000, 40000)["atomic"]
     (2, 2, True)
     """
-    room = min(power_of_two(max(1024, 2 * cgroups)), 1 << 14)
     copies = power_of_two(cpus)
+    cheap = power_of_two(_CHEAP_BYTES // (copies * _CGROUP_BYTES) + 1) // 2
+    room = min(power_of_two(max(1024, 2 * cgroups, min(cheap, 4096))), 1 << 14)
     shards = copies
     while shards > 1 and shards * room * _CGROUP_BYTES > _SUMS_BYTES:
         shards //= 2

@@ -25,7 +25,7 @@ _FIELDS = 8  # u64 members of struct lk_cgroup before its histogram
 _WAIT, _THROTTLED, _STEAL, _UNKNOWN_NS, _MIGRATED, _INVOLUNTARY, _THROTTLED_OUTS, _RUN = range(_FIELDS)
 #: How long the index of a dead cgroup rests, by how full the table is: relaxed, three quarters full, nearly full.
 REST_S = (60.0, 5.0, 1.0)
-#: So many dead cgroups keep their sums; of older ones only the time that others waited for them is kept, as unknown.
+#: So many dead cgroups keep rows of their own; older ones are added up in the row of id 0.
 MOST_DEAD = 1000
 
 
@@ -234,18 +234,23 @@ class Tables:
         self._dead[identity] = sums
 
     def _forget(self) -> None:
-        """Let the oldest dead go: their own rows vanish, and what others waited for them becomes unknown."""
-        many = len(self._dead) - MOST_DEAD
+        """Let the oldest dead go: they are one row of id 0 from then on, and as occupants they are unknown."""
+        many = len(self._dead) - (0 in self._dead) - MOST_DEAD
         if many <= 0:
             return
-        gone = set(list(self._dead)[:many])
+        gone = set([identity for identity in self._dead if identity][:many])
         for identity in gone:
-            del self._dead[identity]
+            sums = self._dead.pop(identity)
+            self._bury(0, sums)
         for key in [k for k in self._dead_cells if k[0] in gone or k[2] in gone]:
             value = self._dead_cells.pop(key)
-            if key[0] not in gone:
-                unknown = (key[0], "unknown", 0)
-                self._dead_cells[unknown] = self._dead_cells.get(unknown, 0) + value
+            victim, kind, occupant = key
+            new = (
+                0 if victim in gone else victim,
+                "unknown" if occupant in gone else kind,
+                0 if occupant in gone else occupant,
+            )
+            self._dead_cells[new] = self._dead_cells.get(new, 0) + value
 
 
 def _by_id(

@@ -148,8 +148,9 @@ def between(older: Snapshot, newer: Snapshot) -> Snapshot:
         raise ParameterError(
             "these snapshots are in the wrong order", remedy="between(older, newer) takes the older one first"
         )
+    forgotten = set(older.names["cgroup_id"]) - set(newer.names["cgroup_id"])
     frames = {
-        name: _difference(name, getattr(older, name), getattr(newer, name))
+        name: _difference(name, _without(forgotten, getattr(older, name)), getattr(newer, name))
         for name in ("cgroups", "cells", "histograms")
     }
     return replace(
@@ -161,14 +162,26 @@ def between(older: Snapshot, newer: Snapshot) -> Snapshot:
     )
 
 
+def _without(forgotten: set[int], frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame as if these cgroups, which died long ago, had been part of the row of id 0 already."""
+    if not forgotten:
+        return frame
+    frame = frame.copy()
+    for column in ("cgroup_id", "victim_id", "occupant_id"):
+        if column in frame:
+            gone = frame[column].isin(list(forgotten))
+            frame.loc[gone, column] = 0
+            if column == "occupant_id":
+                frame.loc[gone, "kind"] = "unknown"
+    return frame
+
+
 def _difference(name: str, older: pd.DataFrame, newer: pd.DataFrame) -> pd.DataFrame:
     keys = _KEYS[name]
     counts = [column for column in SCHEMAS[name] if column not in keys]
-    before = older.set_index(keys)[counts].astype("int64")
+    before = older.groupby(keys)[counts].sum().astype("int64")
     after = newer.set_index(keys)[counts].astype("int64")
-    grown = after.sub(before.reindex(after.index), fill_value=0).astype("int64")
-    if name == "cells":
-        _take_off_forgotten(grown, before.loc[before.index.difference(after.index)])
+    grown = after.sub(before, fill_value=0).astype("int64")
     if (grown < 0).to_numpy().any():
         raise ParameterError(
             f"{name}: a count is smaller in the newer snapshot",
@@ -177,14 +190,6 @@ def _difference(name: str, older: pd.DataFrame, newer: pd.DataFrame) -> pd.DataF
         )
     grown = grown[(grown != 0).to_numpy().any(axis=1)].reset_index()
     return grown.astype(SCHEMAS[name])
-
-
-def _take_off_forgotten(grown: pd.DataFrame, gone: pd.DataFrame) -> None:
-    """Occupants that died long ago have moved to ``unknown``: they did not come in this interval."""
-    for (victim, _, _), row in gone.iterrows():
-        key = (victim, "unknown", 0)
-        if key in grown.index:
-            grown.loc[key] -= row
 
 
 def _ledger_since(older: Ledger, newer: Ledger) -> Ledger:
