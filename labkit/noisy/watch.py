@@ -14,7 +14,7 @@ import time
 from types import TracebackType
 from typing import Self
 
-from labkit import program
+from labkit import bpfsys, program
 from labkit.names import Directory
 from labkit.noisy.plan import Plan, plan
 from labkit.noisy.tables import Tables
@@ -70,6 +70,7 @@ class Watch:
     def stop(self) -> None:
         """Detach; snapshots can still be taken, and stay the same."""
         self.program.stop()
+        bpfsys.wait_for_programs()
 
     def snapshot(self) -> Snapshot:
         """What was measured since the program was loaded."""
