@@ -238,7 +238,7 @@ def _limits_of(folder: Path) -> tuple[int | None, int | None, int | None]:
         return 0 if quota == "max" else int(quota), int(period), int(weight) if weight else None
     if not (shares := _word(folder / "cpu.shares")):
         return None, None, None
-    found, share = _word(folder / "cpu.cfs_quota_us"), round(int(shares) * 100 / 1024)
+    found, share = _word(folder / "cpu.cfs_quota_us"), max(1, round(int(shares) * 100 / 1024))
     if not found:  # without CONFIG_CFS_BANDWIDTH
         return 0, None, share
     return max(0, int(found)), int(_word(folder / "cpu.cfs_period_us")), share
