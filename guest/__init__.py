@@ -10,5 +10,6 @@ there. Nothing of it is needed to use the lab. From the ground up:
 - ``image``: kernel, initrd and disk, built once and kept in labkit's cache;
 - ``janitor``, ``qemu``, ``agent``: one emulator process, its control socket, commands inside;
 - ``machine``: a running guest; ``repo``: what is shipped into it;
+- ``survey``: what each program does on the running kernel; ``compatibility``: docs/compatibility.md out of such;
 - ``start``: boot, snapshot, restore; ``shell``: the terminal.
 """

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import platform
+import re
 import shlex
 import sys
+from typing import Any
 
 import click
 
@@ -20,6 +24,13 @@ from labkit.paths import lab_root
 INFRASTRUCTURE = 75
 
 TEST_S = 900.0
+# What is asked of every kernel: it loads, it counts, its types are read right.
+_MATRIX = [
+    "tests/guest/test_survey.py",
+    "tests/guest/test_layouts.py",
+    "tests/guest/test_hooks.py",
+    "tests/guest/test_cgroups.py",
+]
 
 
 class _Group(click.Group):
@@ -48,6 +59,9 @@ _release = click.option(
 )
 
 
+_PYTEST = [f"{VENV}/bin/python", "-m", "pytest", "-p", "no:cacheprovider"]
+
+
 def _stream(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
@@ -73,21 +87,25 @@ def test(release: str, fresh: bool, timeout_s: float, pytest_arguments: tuple[st
     except HostCannot as error:
         click.echo(f"guest: the tests in the guest kernel are skipped here: {error}", err=True)
         return
-    command = [f"{VENV}/bin/python", "-m", "pytest", "-m", "guest", "-p", "no:cacheprovider"]
+    command = [*_PYTEST, "-m", "guest and not slow"]
     if not any(argument.startswith("tests/") for argument in pytest_arguments):
         command.append("tests/guest")
     command += pytest_arguments
+    sys.exit(_retried(image, command, timeout_s, fresh=fresh))
+
+
+def _retried(image: Image, command: list[str], timeout_s: float, *, fresh: bool) -> int:
+    """The exit code of a command of tests; once more from the start where the guest dies."""
     try:
-        code = _test(image, command, timeout_s, fresh=fresh)
+        return _test(image, command, timeout_s, fresh=fresh)
     except GuestDied as error:
         # Software emulation dies by itself now and then; twice in a row it is the tests' doing.
         say(f"the tests once more from the start: {error}")
-        try:
-            code = _test(image, command, timeout_s, fresh=fresh)
-        except GuestDied as second:
-            click.echo(f"guest: the tests end the guest: {second}", err=True)
-            code = 1
-    sys.exit(code)
+    try:
+        return _test(image, command, timeout_s, fresh=fresh)
+    except GuestDied as second:
+        click.echo(f"guest: the tests end the guest: {second}", err=True)
+        return 1
 
 
 def _test(image: Image, command: list[str], timeout_s: float, *, fresh: bool) -> int:
@@ -123,6 +141,52 @@ def run(release: str, fresh: bool, timeout_s: float, command: tuple[str, ...]) -
     if code:
         say(f"`{shlex.join(command)}` ended with {code}")
     sys.exit(code)
+
+
+@main.command()
+@click.option("--timeout", "timeout_s", default=TEST_S, show_default=True, help="Seconds for each guest.")
+def matrix(timeout_s: float) -> None:
+    """Load and compare every program on every kernel that there is a guest for."""
+    failed = []
+    for release in RELEASES.values():
+        try:
+            image = ensure_image(release)
+        except HostCannot as error:
+            click.echo(f"guest: the kernel matrix is skipped here: {error}", err=True)
+            return
+        say(f"load and compare on {release.name}, Linux {image.kernel}")
+        if _retried(image, [*_PYTEST, "-m", "guest", *_MATRIX], timeout_s, fresh=True):
+            failed.append(release.name)
+    if failed:
+        say(f"failed on {', '.join(failed)}")
+    sys.exit(bool(failed))
+
+
+@main.command()
+@click.option("--timeout", "timeout_s", default=TEST_S, show_default=True, help="Seconds for each guest.")
+def compatibility(timeout_s: float) -> None:
+    """Survey this machine and every guest, and write docs/compatibility.md."""
+    from guest.compatibility import document, save
+    from guest.survey import survey
+
+    say(f"survey of this machine, Linux {platform.release()}")
+    surveys = [_placed(survey(), "a machine")]
+    for release in RELEASES.values():
+        image = ensure_image(release)
+        say(f"survey of {release.name}, Linux {image.kernel}")
+        with machine(image, root=lab_root(), fresh=True) as guest:
+            code, text = guest.run([f"{VENV}/bin/python", "-m", "guest.survey"], timeout_s=timeout_s)
+        if code:
+            raise GuestError(f"The survey of {release.name} failed with {code}.", why=text[-2000:])
+        surveys.append(_placed(json.loads(text[text.index("{") :]), f"guest `{release.name}`"))
+    surveys.sort(key=lambda found: [int(n) for n in re.findall(r"\d+", found["machine"]["kernel"])[:2]])
+    save(surveys)
+    say(f"wrote {document()}")
+
+
+def _placed(found: dict[str, Any], where: str) -> dict[str, Any]:
+    found["machine"]["where"] = where
+    return found
 
 
 @main.command()

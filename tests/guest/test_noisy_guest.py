@@ -1,0 +1,96 @@
+"""The noisy-neighbour program where quota and weight are cgroup v2's own: what is summed, never how fast."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from labkit.kernel.cgroup import hierarchy
+from labkit.noisy.watch import Watch
+from labkit.sched.state import Snapshot, between
+from labkit.workloads import Truth, scenario
+
+pytestmark = pytest.mark.guest
+
+
+@contextmanager
+def measured(name: str, seconds: float = 2.0) -> Iterator[tuple[Truth, Snapshot]]:
+    with Watch() as watch, scenario(name, seconds=seconds).start() as running:
+        before = watch.snapshot()
+        running.go()
+        truth = running.finish()
+        watch.stop()
+        yield truth, between(before, watch.snapshot())
+
+
+@pytest.fixture(
+    scope="module", params=["throttled", "throttled_beside_hog", "two_hogs_3_1", "quota_on_parent"]
+)
+def run(request: pytest.FixtureRequest) -> Iterator[tuple[Truth, Snapshot]]:
+    with measured(request.param) as found:
+        yield found
+
+
+def wait_of(found: Snapshot, victim: int, kind: str, occupant: int | None = None) -> int:
+    cells = found.cells[(found.cells["victim_id"] == victim) & (found.cells["kind"] == kind)]
+    if occupant is not None:
+        cells = cells[cells["occupant_id"] == occupant]
+    return int(cells["wait_ns"].sum())
+
+
+def test_each_cgroup_is_one_directory_of_the_one_tree_with_its_limits(run: tuple[Truth, Snapshot]) -> None:
+    truth, found = run
+    root = hierarchy().unified
+    assert root == Path("/sys/fs/cgroup")
+    for row in truth.cgroups[truth.cgroups["cgroup"] != "/"].itertuples():
+        assert row.cpu_cgroup == row.cgroup
+        folder = root / str(row.cgroup).lstrip("/")
+        assert folder.stat().st_ino == row.cgroup_id
+        quota = f"{row.quota_us} {row.period_us}" if row.quota_us else "max 100000"
+        assert (folder / "cpu.max").read_text().strip() == quota
+        assert int((folder / "cpu.weight").read_text()) == row.weight
+    named = found.names.set_index("cgroup_id")["cgroup"]
+    waiting = truth.cgroups[truth.cgroups["run_delay_ns"] > 0].set_index("cgroup_id")["cgroup"]
+    assert named.reindex(waiting.index).to_dict() == waiting.to_dict()
+
+
+def test_waits_are_run_delay_and_their_parts_sum_to_them(run: tuple[Truth, Snapshot]) -> None:
+    truth, found = run
+    waits = found.cgroups.set_index("cgroup_id")["wait_ns"]
+    rows = found.cells.groupby("victim_id")["wait_ns"].sum()
+    books = truth.cgroups[truth.cgroups["cgroup"] != "/"].set_index("cgroup_id")["run_delay_ns"]
+    for cgroup_id, run_delay_ns in books[books > 0].items():
+        assert int(rows[cgroup_id]) == int(waits[cgroup_id])
+        assert int(waits[cgroup_id]) == pytest.approx(int(run_delay_ns), rel=0.01)
+    assert found.ledger.balanced
+
+
+def test_a_quota_is_told_from_neighbours(run: tuple[Truth, Snapshot]) -> None:
+    truth, found = run
+    if truth.declared["quota_ancestor"] == "":
+        assert int(truth.cgroups["nr_throttled"].max()) == 0
+        assert wait_of(found, int(truth.cgroups["cgroup_id"].iloc[0]), "throttled") == 0
+        return
+    assert int(truth.cgroups["nr_throttled"].max()) > 0
+    service = int(truth.cgroups.set_index("role").loc["service", "cgroup_id"])
+    throttled_ns = int(truth.cgroups["throttled_ns"].max())
+    # cpu.stat holds the throttled period that had not ended for the task when it was parked.
+    assert wait_of(found, service, "throttled") == pytest.approx(throttled_ns, rel=0.15)
+
+
+def test_who_weighs_more_runs_more_and_is_blamed_more(run: tuple[Truth, Snapshot]) -> None:
+    truth, found = run
+    if truth.name != "two_hogs_3_1":
+        assert truth.cgroups["weight"].nunique() <= 2
+        return
+    roles = truth.cgroups[truth.cgroups["role"].str.startswith("hog")].sort_values("weight")
+    light, heavy = roles.iloc[0], roles.iloc[-1]
+    assert heavy["weight"] == 3 * light["weight"]
+    assert heavy["run_ns"] > 2 * light["run_ns"]
+    service = int(truth.cgroups.set_index("role").loc["service", "cgroup_id"])
+    assert wait_of(found, service, "cgroup", int(heavy["cgroup_id"])) > wait_of(
+        found, service, "cgroup", int(light["cgroup_id"])
+    )
