@@ -146,11 +146,65 @@ def record(
 
 @main.command()
 @click.argument("capture", type=click.Path(path_type=Path, exists=True))
-def replay(capture: Path) -> None:
-    """Show a capture: its environment, its ledger and its frames."""
+@click.option("--json", "as_json", is_flag=True, help="Of a recording of `labkit noisy`: the answer as JSON.")
+def replay(capture: Path, as_json: bool) -> None:
+    """Show a capture: its environment, ledger and frames. Of a recording of `labkit noisy`: its answer, made anew."""
+    if capture.is_file():
+        from labkit.noisy.command import replay_command as replay_answer
+
+        sys.exit(replay_answer(capture, as_json=as_json))
+    if as_json:
+        raise click.UsageError("--json is for recordings of `labkit noisy`, which are files")
     from labkit.capture import replay_command
 
     sys.exit(replay_command(capture))
+
+
+@main.command()
+@click.option(
+    "--seconds", type=float, default=None, help="One answer about so many seconds, instead of a live table."
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="One answer as JSON (after 5 s, if --seconds says nothing else)."
+)
+@click.option(
+    "--cgroup", "globs", multiple=True, metavar="GLOB", help="Only cgroups of this path, or below it."
+)
+@click.option("--container", "containers", multiple=True, metavar="NAME", help="Only this container.")
+@click.option("--pod", "pods", multiple=True, metavar="NS/NAME", help="Only this Kubernetes pod.")
+@click.option(
+    "--min-wait",
+    "min_wait_ms",
+    type=float,
+    default=0.0,
+    metavar="MS",
+    help="Only those that waited so long, each second.",
+)
+@click.option(
+    "--record",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="Keep what the answer is made of.",
+)
+def noisy(
+    seconds: float | None,
+    as_json: bool,
+    globs: tuple[str, ...],
+    containers: tuple[str, ...],
+    pods: tuple[str, ...],
+    min_wait_ms: float,
+    record: Path | None,
+) -> None:
+    """Who slows whom down on this machine: a live table of cgroups by how long they wait for a CPU, and why.
+
+    In a pipe it measures for 5 s and prints once. Ctrl-C ends it. Exit 0: answered; 2: it could not be, with the reason.
+    """
+    _gain_rights()
+    from labkit.noisy.command import noisy_command
+    from labkit.noisy.select import Selection
+
+    selection = Selection(globs, containers, pods, min_wait_ms)
+    sys.exit(noisy_command(seconds=seconds, as_json=as_json, selection=selection, record=record))
 
 
 @main.command()

@@ -38,6 +38,9 @@ class Level:
     :param period_ns: that period.
     :param throttled_ns: time throttled so far, by ``cpu.stat`` of this cgroup.
     :param throttled: how many periods it was throttled in.
+    :param local_throttled_ns: time throttled so far by its own quota or an ancestor's, by ``cpu.stat.local`` (Linux 6.6
+        and later); None where the kernel does not tell.
+    :param setting: the file in which its quota is set.
     """
 
     path: str
@@ -47,6 +50,8 @@ class Level:
     period_ns: int = 100_000_000
     throttled_ns: int = 0
     throttled: int = 0
+    local_throttled_ns: int | None = None
+    setting: str = "cpu.max"
 
 
 def ancestors(path: str) -> list[str]:
@@ -86,6 +91,7 @@ def _number(text: str | None) -> int | None:
 def _level_v2(path: str, folder: str) -> Level:
     limit = (_read(f"{folder}/cpu.max") or "").split()
     stat = _pairs(_read(f"{folder}/cpu.stat"))
+    local = _pairs(_read(f"{folder}/cpu.stat.local")).get("throttled_usec")
     weight = _number(_read(f"{folder}/cpu.weight"))
     return Level(
         path=path,
@@ -95,6 +101,7 @@ def _level_v2(path: str, folder: str) -> Level:
         period_ns=int(limit[1]) * 1000 if len(limit) == 2 and limit[1].isdigit() else 100_000_000,
         throttled_ns=stat.get("throttled_usec", 0) * 1000,
         throttled=stat.get("nr_throttled", 0),
+        local_throttled_ns=None if local is None else local * 1000,
     )
 
 
@@ -111,6 +118,8 @@ def _level_v1(path: str, folder: str) -> Level:
         period_ns=(period or 100_000) * 1000,
         throttled_ns=stat.get("throttled_time", 0),
         throttled=stat.get("nr_throttled", 0),
+        local_throttled_ns=_pairs(_read(f"{folder}/cpu.stat.local")).get("throttled_time"),
+        setting="cpu.cfs_quota_us",
     )
 
 

@@ -112,10 +112,11 @@ def verdicts(
     :param quotas: limits of each cgroup and its ancestors: ``cgroup_id``, ``holder`` (str, path), ``quota_ns``,
         ``period_ns``, ``throttled_ns``, ``throttled_periods`` (int64, in the interval), ``setting`` (str).
     :param weights: groups that the scheduler knows, from the root down: ``cgroup_id``, ``depth`` (int64), ``group`` (str),
-        ``weight`` (float64), ``idle`` (bool). A cgroup without rows competes in the root; None if nothing could be read.
+        ``weight`` (float64), ``idle`` (bool). The root itself has depth 0 and needs a row: without any, nothing is known
+        of a cgroup.
     :param classes: ``cgroup_id``, ``tasks``, ``realtime``, ``idle``, ``nice`` (int64).
     :param oracles: ``cgroup_id``, ``run_delay_ns``, ``timeslices`` (int64).
-    :param only: ids to judge; all of them if None.
+    :param only: ids to judge, also such as were not seen, which never waited then; all that were seen if None.
     :param cpus: how many the machine has; as the snapshot's cost says if None.
     """
     wanted = None if only is None else {int(cgroup_id) for cgroup_id in only}
@@ -142,7 +143,9 @@ class _Bench:
         self.lost_share = snapshot.ledger.lost_share
         cgroups, cells, waits = snapshot.cgroups, snapshot.cells, snapshot.histograms
         self.all = {int(row["cgroup_id"]): row for row in cgroups.to_dict("records")}
-        self.rows = [row for cgroup_id, row in self.all.items() if wanted is None or cgroup_id in wanted]
+        nothing = dict.fromkeys(cgroups.columns, 0)
+        chosen = self.all if wanted is None else sorted(wanted)
+        self.rows = [self.all.get(cgroup_id, nothing | {"cgroup_id": cgroup_id}) for cgroup_id in chosen]
         if wanted is not None:
             listed = pd.Series(sorted(wanted), dtype="uint64")
             waits = waits[waits["cgroup_id"].isin(listed)]
@@ -157,7 +160,7 @@ class _Bench:
             int(key): part for key, part in waits.sort_values(["cgroup_id", "lo"]).groupby("cgroup_id")
         }
         self.quotas = _by(quotas, "cgroup_id")
-        self.groups = None if weights is None else _groups(weights)
+        self.groups = {} if weights is None else _groups(weights)
         self.classes = {
             int(row["cgroup_id"]): Classes(*(int(row[k]) for k in ("tasks", "realtime", "idle", "nice")))
             for row in ([] if classes is None else classes.to_dict("records"))
@@ -244,6 +247,10 @@ class _Bench:
             classes={role: found for role, found in known.items() if found is not None},
         )
 
+    def _two_groups(self, victim: int, occupant: int) -> tuple[list[Group], list[Group]] | None:
+        ours, theirs = self.groups.get(victim), self.groups.get(occupant)
+        return None if ours is None or theirs is None else (ours, theirs)
+
     def _quota(self, cgroup_id: int) -> Quota:
         limits = self.quotas.get(cgroup_id, [])
         if not limits:
@@ -308,7 +315,7 @@ def _by(frame: pd.DataFrame | None, key: str) -> dict[int, list[dict[str, Any]]]
 def _groups(weights: pd.DataFrame) -> dict[int, list[Group]]:
     rows = _by(weights.sort_values(["cgroup_id", "depth"]), "cgroup_id")
     return {
-        cgroup_id: [Group(str(r["group"]), float(r["weight"]), bool(r["idle"])) for r in levels]
+        cgroup_id: [Group(str(r["group"]), float(r["weight"]), bool(r["idle"])) for r in levels if r["depth"]]
         for cgroup_id, levels in rows.items()
     }
 

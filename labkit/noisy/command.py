@@ -1,0 +1,199 @@
+"""`labkit noisy` and the replay of what it recorded."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+
+from labkit.errors import ParameterError
+from labkit.names import Directory
+from labkit.noisy import archive, witnesses
+from labkit.noisy.answer import Answer
+from labkit.noisy.archive import Recording
+from labkit.noisy.screen import render
+from labkit.noisy.select import Selection
+from labkit.noisy.watch import Watch
+from labkit.noisy.witnesses import Evidence, Reading
+from labkit.sched.state import Snapshot, between
+
+__all__ = ["noisy_command", "replay_command"]
+
+DEFAULT_S = 5.0
+#: The live table looks at the last so many seconds, and looks again so often.
+WINDOW_S, EVERY_S = 10.0, 2.0
+_NAMES_EVERY_S = 1.0
+_ROWS, _LINES_AROUND = 20, 22
+
+
+def noisy_command(
+    *,
+    seconds: float | None = None,
+    as_json: bool = False,
+    selection: Selection | None = None,
+    record: Path | None = None,
+) -> int:
+    """Who slows whom down? Returns the exit code.
+
+    Live in a terminal until Ctrl-C; one answer after ``seconds`` (5 if not given) with ``as_json``, with
+    ``seconds``, or where the output is no terminal. Ctrl-C ends measuring early and still answers.
+
+    :raises ParameterError: if ``seconds`` is no time.
+    :raises NoSuchCgroup: if something was asked for that is not there.
+    :raises LabkitError: where live measurement is impossible, with the reason.
+    """
+    selection = selection or Selection()
+    if seconds is not None and not (0 < seconds < math.inf):
+        raise ParameterError("nothing to measure", why=f"seconds is {seconds}", remedy="give a time above 0")
+    if record is not None:
+        archive.may_write(record)
+    console = Console(highlight=False)
+    with Directory() as directory:
+        named = _named(directory, selection)
+        with Watch(directory=directory) as watch:
+            session = _Session(watch, selection, named)
+            if seconds is None and not as_json and console.is_terminal:
+                recording = session.table(console)
+            else:
+                recording = session.once(seconds or DEFAULT_S, say=not as_json or sys.stderr.isatty())
+    if record is not None:
+        archive.save(record, recording)
+    _show(recording.answer(), console, as_json=as_json)
+    if record is not None:
+        print(f"kept in {record}; the same answer again: ./task replay -- {record}", file=sys.stderr)
+    return 0
+
+
+def replay_command(path: Path, *, as_json: bool = False) -> int:
+    """The answer of a recording, made anew from what was measured then. Returns the exit code.
+
+    :raises MissingCapture, CaptureMismatch: see :func:`labkit.noisy.archive.load`.
+    """
+    _show(archive.load(path).answer(), Console(highlight=False), as_json=as_json)
+    return 0
+
+
+def _show(answer: Answer, console: Console, *, as_json: bool) -> None:
+    if as_json:
+        print(answer.as_json())
+    else:
+        console.print(render(answer, console, rows=_ROWS))
+
+
+def _named(directory: Directory, selection: Selection) -> tuple[int, ...]:
+    """Ids asked for by name; asked before anything is loaded, so that a misspelt name costs nobody a minute."""
+    if selection.everything:
+        return ()
+    return tuple(selection.ids(directory.frame(directory.all())))
+
+
+@dataclass
+class _Session:
+    """One measurement: a watch, and readings of the oracles beside its snapshots."""
+
+    watch: Watch
+    selection: Selection
+    named: tuple[int, ...]
+    window: deque[tuple[Snapshot, Reading]] = field(default_factory=deque)
+
+    def once(self, seconds: float, *, say: bool) -> Recording:
+        """Measure for so long."""
+        if say:
+            print(f"measuring for {seconds:g} s (Ctrl-C answers early) ...", file=sys.stderr, flush=True)
+        first = self.watch.snapshot()
+        before = self._read_all()
+        with contextlib.suppress(KeyboardInterrupt):
+            for _ in _ticks(seconds, _NAMES_EVERY_S):
+                self.watch.directory.names(self.watch.tables.ids())  # who dies before the end has a name then
+        last = self.watch.snapshot()
+        return self._recording(first, last, before, self._read_all())
+
+    def table(self, console: Console) -> Recording:
+        """A table of the last seconds, until Ctrl-C; then the answer over all of them."""
+        first, before = self.watch.snapshot(), self._read_all()
+        self.window.append((first, before))
+        with (
+            contextlib.suppress(KeyboardInterrupt),
+            Live(console=console, screen=True, auto_refresh=False) as live,
+        ):
+            live.update(
+                f"measuring; the first table comes in {EVERY_S:g} s ... (Ctrl-C ends it)", refresh=True
+            )
+            for _ in _ticks(math.inf, EVERY_S):
+                rows = max(3, min(_ROWS, console.height - _LINES_AROUND))
+                live.update(render(self._latest(rows), console, rows=rows, live=True), refresh=True)
+        last = self.watch.snapshot()
+        return self._recording(first, last, before, self._read_all())
+
+    def _latest(self, rows: int) -> Answer:
+        """The answer about the window that ends now; only those that it shows are read beside it."""
+        newest = self.watch.snapshot()
+        while len(self.window) > 1 and newest.taken_ns - self.window[1][0].taken_ns >= WINDOW_S * 1e9:
+            self.window.popleft()
+        oldest, before = self.window[0]
+        interval = between(oldest, newest)
+        reading = witnesses.read(self.watch.directory.tree, self._paths(_worth_reading(interval, rows)))
+        self.window.append((newest, reading))
+        return Answer.from_snapshot(
+            self._with_named(interval),
+            evidence=witnesses.evidence(before, reading),
+            selection=self.selection,
+            most=rows,
+        )
+
+    def _recording(self, first: Snapshot, last: Snapshot, before: Reading, after: Reading) -> Recording:
+        interval = self._with_named(between(first, last))
+        return Recording(interval, _of(interval, witnesses.evidence(before, after)), self.selection)
+
+    def _with_named(self, interval: Snapshot) -> Snapshot:
+        """Those asked for by name are known by name, also if they never ran."""
+        if not self.named:
+            return interval
+        ids = {*interval.names["cgroup_id"].tolist(), *self.named}
+        return replace(interval, names=self.watch.directory.frame(sorted(ids)))
+
+    def _read_all(self) -> Reading:
+        directory = self.watch.directory
+        directory.names(self.watch.tables.ids())
+        return witnesses.read(directory.tree, self._paths(list(directory.all())), everything=True)
+
+    def _paths(self, ids: list[int]) -> dict[int, str]:
+        directory = self.watch.directory
+        names = directory.names(ids)
+        return {i: name.cgroup for i, name in names.items() if name.cgroup and directory.alive(i)}
+
+
+def _of(interval: Snapshot, evidence: Evidence) -> Evidence:
+    """Evidence on the cgroups that the interval knows: a recording holds no more than its answer needs."""
+    seen = interval.names["cgroup_id"]
+    frames = {name: getattr(evidence, name) for name in witnesses.SCHEMAS}
+    return Evidence(
+        **{
+            name: frame[frame["cgroup_id"].isin(seen)].reset_index(drop=True)
+            for name, frame in frames.items()
+        }
+    )
+
+
+def _worth_reading(interval: Snapshot, rows: int) -> list[int]:
+    """Who waited most, and whom they waited for most."""
+    victims = interval.cgroups.nlargest(rows, "wait_ns")["cgroup_id"]
+    cells = interval.cells[interval.cells["victim_id"].isin(victims) & (interval.cells["kind"] == "cgroup")]
+    held = cells.groupby("occupant_id")["wait_ns"].sum().nlargest(rows).index
+    return list(dict.fromkeys([*victims.tolist(), *held.tolist()]))
+
+
+def _ticks(seconds: float, every_s: float) -> Iterator[None]:
+    """Sleep, and come back every so often, until the time is over; the last piece is as long as what is left."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        time.sleep(min(every_s, left))
+        yield

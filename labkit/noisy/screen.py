@@ -1,0 +1,171 @@
+"""An answer for people: a table that fits 80 columns, a bar of causes for each cgroup, and sentences.
+
+Names are other people's: they are put into :class:`rich.text.Text` (no markup is read from them) through
+:func:`labkit.text.plain`. Causes differ by shape as well as by colour (Okabe and Ito's).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from labkit import text
+from labkit.noisy.answer import Answer
+from labkit.sched.cause import CAUSES
+from labkit.sched.sentence import BLIND, per_second, story
+from labkit.sched.verdict import Verdict
+
+__all__ = ["WIDE", "bar", "render"]
+
+#: From so many columns on there is room for paths and sentences beside each cgroup.
+WIDE = 140
+_SHAPES = dict(zip(CAUSES, "█▓▒·≡?", strict=True))
+_LETTERS = dict(zip(CAUSES, "FST.H?", strict=True))
+_COLOURS = dict(zip(CAUSES, ("#d55e00", "#56b4e9", "#e69f00", "grey50", "#cc79a7", "white"), strict=True))
+_MEANING = {
+    "foreign": "others had the CPU",
+    "self": "its own tasks had",
+    "throttled": "its quota",
+    "idle": "CPU waking up",
+    "steal": "hypervisor, interrupts",
+    "unknown": "unknown",
+}
+_VERDICT_STYLE = {"quiet": "dim", "noisy_neighbor": "bold #d55e00", "system": "bold #cc79a7", "mixed": "bold"}
+_STORIES = 3
+
+
+def bar(verdict: Verdict, width: int, *, shapes: bool = True) -> Text:
+    """The cgroup's wait by cause, ``width`` characters in all; a cause that is there at all has one.
+
+    :param shapes: block characters; letters where the terminal has none.
+    """
+    if not verdict.wait_ns:
+        return Text(" " * width)
+    cells = {cause: width * ns / verdict.wait_ns for cause, ns in verdict.causes.items() if ns}
+    whole = {cause: max(1, int(part)) if part >= 0.25 else 0 for cause, part in cells.items()}
+    while sum(whole.values()) > width:
+        whole[max(whole, key=lambda cause: (whole[cause], cause))] -= 1
+    while sum(whole.values()) < width:
+        whole[max(whole, key=lambda cause: cells[cause] - whole[cause])] += 1
+    marks = _SHAPES if shapes else _LETTERS
+    found = Text()
+    for cause, count in whole.items():
+        found.append(marks[cause] * count, style=_COLOURS[cause])
+    return found
+
+
+def render(answer: Answer, console: Console, *, rows: int = 20, live: bool = False) -> RenderableType:
+    """The whole answer for this console.
+
+    :param rows: at most so many cgroups.
+    :param live: it is one of many: say how to end.
+    """
+    shapes = "utf" in console.encoding.lower()
+    shown = answer.verdicts[:rows]
+    parts: list[RenderableType] = [_head(answer), Text(), _table(shown, console.width, shapes)]
+    hidden = len(answer.verdicts) - len(shown)
+    if hidden > 0:
+        parts.append(Text(f"and {hidden:,} more that waited less", style="dim"))
+    if not answer.verdicts:
+        parts.append(Text("Nobody waited that long." if answer.waiting else "Nobody waited for a CPU."))
+    parts += [Text(), *_stories(shown, wide=console.width >= WIDE)]
+    parts += [_legend(shown, shapes), Text(BLIND, style="dim"), *_foot(answer)]
+    if live:
+        parts.append(Text("Ctrl-C ends it", style="dim"))
+    return Group(*parts)
+
+
+def _head(answer: Answer) -> Text:
+    head = Text()
+    head.append(answer.mode.upper(), style="bold")
+    head.append(
+        f" on Linux {text.plain(answer.kernel)}, {answer.seconds:.1f} s; {answer.waiting:,} cgroups waited"
+    )
+    return head
+
+
+def _table(shown: Iterable[Verdict], width: int, shapes: bool) -> Table:
+    name, cells = (34, 24) if width >= WIDE else (18, 10)
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim", pad_edge=False)
+    columns = {"cgroup": name, "wait/s": 7, "p99": 7, "cause": cells, "verdict": 14, "sure": 4}
+    for title, wide in columns.items():
+        side: Literal["left", "right"] = "right" if title in ("wait/s", "p99", "sure") else "left"
+        table.add_column(title, justify=side, no_wrap=True, overflow="ellipsis", width=wide)
+    rest = max(8, width - sum(columns.values()) - len(columns))
+    table.add_column("because of", no_wrap=True, overflow="ellipsis", width=rest)
+    for verdict in shown:
+        table.add_row(
+            Text(text.plain(verdict.name)),
+            per_second(verdict.wait_ns, verdict.seconds),
+            per_second(verdict.p99_ns, 1.0),
+            bar(verdict, cells, shapes=shapes),
+            Text(verdict.verdict, style=_VERDICT_STYLE.get(verdict.verdict, "bold #e69f00")),
+            f"{100 * verdict.confidence:.0f}%",
+            _because(verdict),
+        )
+    return table
+
+
+def _because(verdict: Verdict) -> Text:
+    if verdict.verdict == "self_contended":
+        return Text("its own tasks")
+    reasons = []
+    if verdict.quota is not None:
+        own = verdict.quota.holder == verdict.cgroup
+        reasons.append("its quota" if own else f"quota of {text.plain(verdict.quota.holder or '?')}")
+    reasons += [f"{text.plain(one.name)} {100 * one.share:.0f}%" for one in verdict.blame[:3]]
+    if verdict.verdict == "system" and not reasons:
+        reasons.append("hypervisor, interrupts")
+    return Text(", ".join(reasons))
+
+
+def _stories(shown: Iterable[Verdict], *, wide: bool) -> list[RenderableType]:
+    loud = [verdict for verdict in shown if verdict.verdict != "quiet"][: 2 * _STORIES if wide else _STORIES]
+    chosen = loud or list(shown)[:1]
+    parts: list[RenderableType] = []
+    for verdict in chosen:
+        words = Text(story(verdict))
+        if verdict.doubts:
+            words.append(
+                f" ({100 * verdict.confidence:.0f} % sure: {'; '.join(verdict.doubts)}.)", style="dim"
+            )
+        parts += [words, Text()]
+    return parts
+
+
+def _legend(shown: Iterable[Verdict], shapes: bool) -> Text:
+    marks = _SHAPES if shapes else _LETTERS
+    there = [cause for cause in CAUSES if any(verdict.causes[cause] for verdict in shown)]
+    legend = Text()
+    for cause in there:
+        legend.append(marks[cause], style=_COLOURS[cause])
+        legend.append(f" {cause} ({_MEANING[cause]})  " if len(there) < 4 else f" {cause}  ", style="dim")
+    return legend
+
+
+def _foot(answer: Answer) -> list[Text]:
+    cost = answer.cost
+    said = "what measuring cost is not permitted to be read"
+    each, share = cost.get("ns_per_switch"), cost.get("cpu_share")
+    if each is not None and share is not None:
+        said = f"measuring cost {each:.0f} ns per switch, {100 * share:.2f} % of the CPUs"
+    return [Text(line, style="dim") for line in (answer.ledger.describe(), said, _checked(answer)) if line]
+
+
+def _checked(answer: Answer) -> str:
+    """How far the numbers are from the kernel's own, over the cgroups whose tasks could all be asked."""
+    oracle = residual = 0
+    for found in answer.residuals.values():
+        delay = found.get("run_delay")
+        if delay and delay["verifiable_share"] >= 0.9:
+            oracle += delay["oracle_ns"]
+            residual += abs(delay["residual_ns"])
+    if not oracle:
+        return ""
+    return (
+        f"held against run_delay in /proc: {oracle / 1e6:,.1f} ms, apart by {100 * residual / oracle:.2f} %"
+    )
