@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
 
-from labkit.drawings import _arrow, _canvas
-from labkit.plots import BLUE, GREEN, GREY, ORANGE, VERMILION
+from labkit.drawings import Box, _arrow, _canvas, _draw
+from labkit.plots import BLUE, GREEN, GREY, ORANGE, VERMILION, _axes
 
-__all__ = ["slot_ruler", "stamp_pairs"]
+__all__ = ["scaling", "slot_ruler", "stamp_pairs", "two_paths"]
 
 _INK = "#222222"
 
@@ -83,3 +85,56 @@ def slot_ruler(most: int = 16) -> Axes:
 
 def _floor_log2(value: int) -> int:
     return max(value.bit_length() - 1, 0)
+
+
+def two_paths() -> Axes:
+    """What the verifier believes about R0 on each path of a program that asks for NULL, and of one that does not."""
+    ax = _canvas(12.6, 5.0, "What the verifier knows of register R0, on each path")
+    boxes = {
+        "call": Box(1.75, 3.6, "R0 = lookup()", "map_value_or_null", ORANGE, width=2.9),
+        "ask": Box(5.2, 3.6, "if (!R0)", "two paths from here", ORANGE, width=2.4),
+        "null": Box(8.5, 4.25, "R0 = 0", "return", GREY, width=2.2),
+        "value": Box(8.5, 2.95, "R0 = map_value", "8 bytes from 0 on", GREEN, width=2.6),
+        "add": Box(11.3, 2.95, "*R0 += 1", "let in", GREEN, width=1.9),
+        "again": Box(1.75, 1.0, "R0 = lookup()", "map_value_or_null", ORANGE, width=2.9),
+        "refused": Box(5.6, 1.0, "*R0 += 1", "may be NULL: refused", VERMILION, width=3.0),
+    }
+    for box in boxes.values():
+        _draw(ax, box)
+    for one, other in (
+        ("call", "ask"),
+        ("ask", "null"),
+        ("ask", "value"),
+        ("value", "add"),
+        ("again", "refused"),
+    ):
+        start, end = boxes[one], boxes[other]
+        _arrow(ax, (start.x + start.width / 2, start.y), (end.x - end.width / 2, end.y))
+    _note(ax, 0.3, 4.5, "with the question", ha="left")
+    _note(ax, 0.3, 1.9, "without it", ha="left")
+    _note(ax, 6.85, 4.3, "is 0", GREY, size=7.5)
+    _note(ax, 6.5, 2.8, "is not 0", GREY, size=7.5)
+    return ax
+
+
+def scaling(
+    frame: pd.DataFrame, *, x: str, y: str, title: str, xlabel: str, ylabel: str, limit: float
+) -> Axes:
+    """How one quantity grows with another, both axes logarithmic, and a limit that it comes up against."""
+    ax = _axes(None)
+    ax.loglog(frame[x], frame[y], "o-", color=BLUE)
+    ax.axhline(limit, color=VERMILION, linestyle="--", linewidth=1.2)
+    ax.annotate(
+        f"the limit: {limit:,.0f}",
+        (float(frame[x].min()), limit),
+        xytext=(0, -12),
+        textcoords="offset points",
+        color=VERMILION,
+        fontsize=9,
+    )
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    ax.set(xlabel=f"{xlabel} (logarithmic)", ylabel=f"{ylabel} (logarithmic)", ylim=(1, 4 * limit))
+    ax.grid(True)
+    ax.set_title(title)
+    return ax

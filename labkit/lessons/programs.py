@@ -84,17 +84,17 @@ def write_program(
     :param source: the C text to begin with; the file's if None.
     :param change: text -> what to put in its place. Each text must be there exactly once; one that is not is told of,
         with the nearest line, when the result is shown.
-    :raises UnknownProgram: if the lab has no such program.
+    :raises UnknownProgram: if no source is given and the lab has no such program.
     """
-    original = spec.read(name).source
-    changed, problems = original if source is None else source, []
+    original = spec.read(name).source if source is None else source
+    changed, problems = original, []
     for old, new in (change or {}).items():
         found = changed.count(old)
         if found == 1:
             changed = changed.replace(old, new)
         else:
             problems.append(_misfit(old, found, changed))
-    return Written(name, changed, original if source is None else source, tuple(problems))
+    return Written(name, changed, original, tuple(problems))
 
 
 def _misfit(old: str, found: int, source: str) -> str:
@@ -137,11 +137,18 @@ def try_program(
         with load(name, source=source, hooks=hooks, **parameters) as program:
             return judge(program)
     except VerifierRejected as error:
-        return wrong(f"It compiles, but the verifier refuses the program: {error.why}")
+        return wrong(f"It compiles, but the verifier refuses the program: {error.why}.{_lesson(error.log)}")
     except CompileError as error:
         return wrong(f"It does not compile: {_clang(error, source)}")
     except LabkitError as error:
         return wrong(f"The program does not load: {error.what}. {error.why}")
+
+
+def _lesson(log: str) -> str:
+    from labkit.lessons.rejects import explain  # which builds on this module
+
+    known = explain(log)
+    return f" Chapter 05 has such a one, `{known.name}`: {known.title.lower()}." if known else ""
 
 
 def _clang(error: CompileError, source: str) -> str:

@@ -112,7 +112,8 @@ def _off_by(guess: Any, value: Any) -> str:
     factor = max(ratio, 1 / ratio)
     if factor < 1.1:
         return f"{abs(ratio - 1):.1%}"
-    return f"{factor:,.2g} times too {'high' if ratio > 1 else 'low'}"
+    shown = f"{factor:,.0f}" if factor >= 10 else f"{factor:.2g}"
+    return f"{shown} times too {'high' if ratio > 1 else 'low'}"
 
 
 def _is_number(value: Any) -> bool:
