@@ -48,16 +48,21 @@ def reader(seconds: float, **_unused: object) -> dict[str, object]:
     return {"rounds": rounds}
 
 
-def burst(seconds: float, on_ms: float, period_ms: float, **_unused: object) -> dict[str, object]:
-    """Spin for some of each period, by the wall clock, and sleep for the rest."""
+def burst(
+    seconds: float, on_ms: float, period_ms: float, cpus: list[int] | None = None, **_unused: object
+) -> dict[str, object]:
+    """Spin for some of each period, by the wall clock, and sleep for the rest. ``moves`` as in ``service``."""
+    where = _cpu_here() if cpus else lambda: 0
+    here, moves = where(), 0
     start = time.monotonic()
     bursts = 0
     while (begun := start + bursts * period_ms / 1e3) < start + seconds:
         while time.monotonic() < begun + on_ms / 1e3:
-            pass
+            if here != where():
+                here, moves = where(), moves + 1
         bursts += 1
         time.sleep(max(0.0, start + bursts * period_ms / 1e3 - time.monotonic()))
-    return {"bursts": bursts}
+    return {"bursts": bursts, **({"moves": moves} if cpus else {})}
 
 
 def service(
