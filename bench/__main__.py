@@ -11,7 +11,7 @@ import click
 import matplotlib as mpl
 from rich.console import Console
 
-from bench import cost, maps, peers, report, ring, sched
+from bench import cost, maps, noisy, peers, report, ring, sched
 from bench.measure import Row
 from labkit.errors import LabkitError
 from labkit.paths import outcomes_dir
@@ -21,6 +21,7 @@ _FAMILIES: dict[str, Callable[..., list[Row]]] = {
     "maps": maps.compare_maps,
     "sched": sched.compare_replay,
     "cost": cost.compare_costs,
+    "noisy": noisy.compare_noisy,
 }
 
 
