@@ -1,4 +1,4 @@
-"""`labkit doctor`: what this machine can do, what follows, how to mend it."""
+"""`labkit doctor`: what this machine can do, what follows, how to mend it; and bcc made importable in an environment."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from labkit.kernel import Feature, environment, probe
+from labkit.system.bcc_link import link
 
 __all__ = ["LIVE", "REPLAY_ONLY", "report"]
 
@@ -19,8 +20,9 @@ _STYLE = {"yes": "green", "no": "red", "partly": "yellow", "unknown": "yellow"}
 def report(*, as_json: bool) -> int:
     """Print the table (or JSON); returns the exit code: 0 if live measurement works, 3 if only replay does."""
     found = probe()
+    linked = link()
     if as_json:
-        print(json.dumps(found.as_dict() | {"environment": environment()}, indent=2))
+        print(json.dumps(found.as_dict() | {"environment": environment(), "bcc_link": linked}, indent=2))
         return LIVE if found.live else REPLAY_ONLY
     table = Table(
         title=f"What this machine can do: Linux {found.kernel}", title_justify="left", show_lines=False
@@ -37,6 +39,8 @@ def report(*, as_json: bool) -> int:
     console = Console()
     console.print(table)
     console.print("* needed for live measurement", style="dim")
+    if linked:
+        console.print(Text(linked, style="dim"))
     if found.live:
         console.print("Live: programs run on this kernel.", style="bold green")
         return LIVE

@@ -17,6 +17,7 @@ from pathlib import Path
 from labkit.errors import LabkitError
 from labkit.paths import cache_dir
 from labkit.system.access import Launcher, TracefsForGroup
+from labkit.system.bcc_link import unlink
 from labkit.system.gcloud import Gcloud
 from labkit.system.kernelspec import wrap_kernelspec
 from labkit.system.mounts import Mount
@@ -219,6 +220,10 @@ def uninstall(*, assume_yes: bool = False, dry: bool = False) -> int:
         if not _agreed("Go on?", assume_yes=assume_yes):
             return REPLAY_ONLY
         code = undo() if os.geteuid() == 0 else _by_sudo(["undo"], instead="uninstall: not done")
+    if unlink():
+        _say(
+            "uninstall: the link to the system's bcc in this environment is gone (`labkit doctor` makes it anew)"
+        )
     if "LABKIT_CACHE" in os.environ:
         _say(f"uninstall: the cache is where LABKIT_CACHE says, and yours to remove: {cache}")
     elif any(cache.iterdir()) and _agreed(f"Remove the lab's cache, {cache}, too?", assume_yes=assume_yes):

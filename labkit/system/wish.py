@@ -10,7 +10,16 @@ from labkit.errors import LabkitError
 __all__ = ["IMAGE", "PARTS", "USUAL", "Part", "Wish"]
 
 Part = Literal["bcc", "headers", "kmod", "bpftool", "stress-ng", "browser", "containers", "gcloud"]
-PARTS: tuple[Part, ...] = ("bcc", "headers", "kmod", "bpftool", "stress-ng", "browser", "containers", "gcloud")
+PARTS: tuple[Part, ...] = (
+    "bcc",
+    "headers",
+    "kmod",
+    "bpftool",
+    "stress-ng",
+    "browser",
+    "containers",
+    "gcloud",
+)
 USUAL: tuple[Part, ...] = ("bcc", "headers", "kmod", "bpftool", "stress-ng")
 IMAGE: tuple[Part, ...] = ("bcc", "headers", "kmod")
 

@@ -2,21 +2,27 @@
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
 import time
+import venv
 from pathlib import Path
 
 import pytest
 
+from labkit.errors import LabkitError
 from labkit.kernel.privilege import privilege
-from labkit.system import launch, setup
+from labkit.system import bcc_link, launch, setup
+from labkit.system import command as command_module
 from labkit.system.access import file_capabilities
+from labkit.system.command import steps
 from labkit.system.kernelspec import wrap_kernelspec
 from labkit.system.mounts import mount_options
-from labkit.system.packages import Packages, parse_candidates, parse_simulation
+from labkit.system.packages import Packages, parse_candidates, parse_simulation, wants
 from labkit.system.step import Done, OutOfReach, SetupFailed, command, remove_files
+from labkit.system.wish import PARTS, Wish
 
 POLICY = """\
 python3-bpfcc:
@@ -212,3 +218,136 @@ def test_at_a_terminal_it_asks_and_no_leaves_everything_as_it_is(answer: str, co
     assert "left as it is" in output
     assert process.returncode == code
     assert Path("/proc/self/mounts").read_text() == before
+
+
+# --- bcc in an environment of one's own ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Path:
+    """A Python environment without pip, as conda or uv make one."""
+    venv.create(tmp_path / "env", with_pip=False)
+    return tmp_path / "env"
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package such as the distribution's, beside others that must not be seen."""
+    folder = tmp_path / "dist-packages/bcc"
+    folder.mkdir(parents=True)
+    (folder / "libbcc.py").write_text("")
+    (folder / "__init__.py").write_text("who = 'the system'")
+    (folder.parent / "apt_pkg.py").write_text("")
+    monkeypatch.setenv("LABKIT_BCC", str(folder))
+    return folder
+
+
+def imported(environment: Path, name: str) -> str:
+    argv = [
+        environment / "bin/python",
+        "-I",
+        "-c",
+        f"import {name}; print(getattr({name}, 'who', 'another'))",
+    ]
+    return subprocess.run(argv, text=True, capture_output=True, check=False).stdout.strip()
+
+
+def test_the_systems_bcc_and_nothing_else_becomes_importable_and_is_taken_back(
+    environment: Path, package: Path
+) -> None:
+    assert imported(environment, "bcc") == ""
+    assert str(package) in bcc_link.link(environment)
+    assert imported(environment, "bcc") == "the system"
+    assert imported(environment, "apt_pkg") == ""
+    assert "from now on" not in bcc_link.link(environment)  # the second time there is nothing to do
+    assert bcc_link.unlink(environment)
+    assert imported(environment, "bcc") == ""
+    assert list(environment.glob("lib/python3*/site-packages/labkit*")) == []
+    assert not bcc_link.unlink(environment)
+
+
+@pytest.mark.usefixtures("package")
+def test_another_package_called_bcc_is_left_alone(environment: Path) -> None:
+    (site,) = environment.glob("lib/python3*/site-packages")
+    (site / "bcc").mkdir()
+    (site / "bcc/__init__.py").write_text("")
+    assert "another package" in bcc_link.link(environment)
+    assert imported(environment, "bcc") == "another"
+
+
+def test_where_there_is_no_bcc_nothing_is_linked(environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABKIT_BCC", "/nonexistent")
+    assert bcc_link.link(environment) == ""
+    assert not bcc_link.unlink(environment)
+
+
+# --- parts ---------------------------------------------------------------------------------------------------
+
+
+def test_parts_are_chosen_by_name_and_are_then_needed() -> None:
+    asked = Wish.parse("bpftool containers,")
+    assert {want.part for want in wants(asked)} == {"bpftool", "containers"}
+    assert all(want.needed for want in wants(asked))
+    assert {want.part for want in wants()} == {"bcc", "headers", "kmod", "bpftool", "stress-ng"}
+    assert {want.part for want in wants(Wish(image=True))} == {"bcc", "headers", "kmod"}
+
+
+def test_a_misspelt_part_is_refused_with_the_list() -> None:
+    with pytest.raises(LabkitError, match="bfptool") as caught:
+        Wish.parse("bfptool")
+    assert "bpftool" in caught.value.remedy
+
+
+def test_a_wish_survives_the_way_through_sudo() -> None:
+    asked = Wish.parse("bcc,gcloud", "6.1.0-9-amd64", image=True)
+    argv = asked.arguments()
+    assert (
+        Wish.parse(argv[argv.index("--parts") + 1], argv[argv.index("--kernel") + 1], image="--image" in argv)
+        == asked
+    )
+    assert Wish().arguments() == []
+
+
+def headers_of(asked: Wish) -> tuple[str, ...]:
+    return next(want.packages for want in wants(asked) if want.part == "headers")
+
+
+def test_headers_of_the_kernel_that_will_run_come_first_then_those_of_its_flavour() -> None:
+    cloud = headers_of(Wish(kernel="6.12.9+deb13-cloud-amd64"))
+    assert cloud[0] == "linux-headers-6.12.9+deb13-cloud-amd64"
+    assert cloud[1].startswith("linux-headers-cloud-")
+    assert not headers_of(Wish(kernel="6.12.9+deb13-amd64"))[1].startswith("linux-headers-cloud-")
+    assert not any(
+        platform.release() in name for name in headers_of(Wish(image=True))
+    )  # an image runs anywhere
+
+
+def test_an_image_gets_packages_and_no_mounts_and_no_rights() -> None:
+    assert [step.name for step in steps("eve", asked=Wish(image=True))] == ["packages"]
+    assert {"rights", "tracepoints"} < {step.name for step in steps("eve")}
+
+
+def test_gcloud_is_set_up_only_where_it_was_asked_for_and_is_always_taken_back(tmp_path: Path) -> None:
+    assert "gcloud" not in {step.name for step in steps("eve")}
+    assert "gcloud" in {step.name for step in steps("eve", asked=Wish.parse("gcloud"))}
+    ours = Done(files=["/etc/apt/sources.list.d/labkit-google-cloud.sources"])
+    lines = [line for step in steps("", asked=Wish(parts=PARTS)) for line in step.owned(ours)]
+    assert lines == ["remove /etc/apt/sources.list.d/labkit-google-cloud.sources"]
+
+
+def test_what_was_asked_for_by_name_and_cannot_be_had_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Unreachable(Packages):
+        def missing(self) -> list[str]:
+            return ["install bcc"]
+
+        def apply(self, done: Done) -> None:
+            raise OutOfReach("bcc cannot be installed", why="no archive", remedy="get on the network")
+
+    monkeypatch.setattr(command_module, "steps", lambda *_, **__: [Unreachable()])
+    monkeypatch.setattr(Done, "save", lambda *_: None)
+    undecorated = command_module.apply.__wrapped__  # without the lock, which is root's
+    assert undecorated(None) == 0  # the lab goes on, in replay
+    assert "the lab runs in replay" in capsys.readouterr().out
+    assert undecorated(None, Wish.parse("bcc")) == 3
