@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 from labkit import histogram
-from labkit.metrics import Exporter, Limits, Settings
+from labkit.metrics import Exporter, Labels, Limits, Settings
 from labkit.metrics.judge import judged
 from labkit.metrics.prometheus import Prometheus, PrometheusError, binaries, quickened, rules_file
 from labkit.metrics.server import MetricsServer
@@ -36,11 +36,11 @@ DASHBOARD = Path(__file__).parents[2] / "dashboards" / "noisy-neighbor.json"
 
 @dataclass
 class Period:
-    """One scenario: when it ran, and what the exporter knew when it was over."""
+    """One scenario: when it ran, the paths of its cgroups by role, and what the exporter knew when it was over."""
 
     began_s: float
     ended_s: float
-    before: Snapshot
+    cgroups: dict[str, str]
     after: Snapshot
 
 
@@ -51,18 +51,22 @@ class Observed:
     prometheus: Prometheus
     periods: dict[str, Period] = field(default_factory=dict)
 
-    def value(self, expression: str, scenario: str) -> float:
-        found = self.prometheus.query(expression, at_s=self.periods[scenario].ended_s)
+    def ask(self, expression: str, scenario: str, *, later_s: float = 0) -> pd.DataFrame:
+        """At the end of the scenario; VICTIM stands for its service."""
+        period = self.periods[scenario]
+        victim = f'name="{period.cgroups["service"]}"'
+        return self.prometheus.query(expression.replace("VICTIM", victim), at_s=period.ended_s + later_s)
+
+    def value(self, expression: str, scenario: str, *, later_s: float = 0) -> float:
+        found = self.ask(expression, scenario, later_s=later_s)
         assert len(found) == 1, (expression, found)
         return float(found["value"].iloc[0])
 
-    def fired(self, scenario: str) -> set[tuple[str, str]]:
-        """(alert, name of the cgroup) of all that fired while the scenario ran, among its own cgroups."""
-        period = self.periods[scenario]
-        seconds = int(period.ended_s - period.began_s) + 1
-        ours = 'ALERTS{alertstate="firing", name=~"service|hog|.*quota.*"}'
-        found = self.prometheus.query(f"max_over_time({ours}[{seconds}s])", at_s=period.ended_s)
-        return set(zip(found["alertname"], found["name"], strict=True)) if len(found) else set()
+    def fired(self, scenario: str) -> set[str]:
+        """Alerts about the service that fired while the scenario ran."""
+        seconds = int(SECONDS) + 1
+        found = self.ask(f'max_over_time(ALERTS{{alertstate="firing", VICTIM}}[{seconds}s])', scenario)
+        return set(found["alertname"]) if len(found) else set()
 
 
 def tools() -> tuple[Path, Path]:
@@ -75,7 +79,9 @@ def tools() -> tuple[Path, Path]:
 @pytest.fixture(scope="module")
 def observed() -> Iterator[Observed]:
     tools()
-    settings = Settings(limits=Limits(keep_s=4), layout=Layout(8), window_s=5, min_interval_s=0.2)
+    # Others on this machine may have a service too: the label `name` is the path of the cgroup here.
+    labels = Labels.parse("namespace,pod,container,name=cgroup")
+    settings = Settings(labels, limits=Limits(keep_s=4), layout=Layout(8), window_s=5, min_interval_s=0.2)
     with contextlib.ExitStack() as stack:
         watch = stack.enter_context(Watch())
         server = stack.enter_context(MetricsServer(0))
@@ -85,22 +91,21 @@ def observed() -> Iterator[Observed]:
         found = Observed(prometheus)
         for name in ("hog", "throttled"):
             time.sleep(7)  # what came before is out of the rules' windows, and its series are gone
-            before, began = exporter.refresh(), time.time()
-            with scenario(name, seconds=SECONDS).run():
+            began = time.time()
+            with scenario(name, seconds=SECONDS).run() as truth:
                 ended = time.time()
                 time.sleep(1.5)  # one more scrape, of the parked service
-                found.periods[name] = Period(began, ended, before, exporter.refresh())
+                cgroups = dict(zip(truth.tasks["role"], truth.tasks["cgroup"], strict=True))
+                found.periods[name] = Period(began, ended, cgroups, exporter.refresh())
         yield found
 
 
 def test_the_noisy_neighbour_is_visible_by_promql(observed: Observed) -> None:
-    share = observed.value('labkit:wait_share:ratio_rate5m{cause="foreign", name="service"}', "hog")
+    share = observed.value('labkit:wait_share:ratio_rate5m{cause="foreign", VICTIM}', "hog")
     assert share > 0.2, "the service wants the CPU that the hog has"
-    others = 'rate(labkit_runq_wait_by_occupant_seconds_total{name="service", occupant="hog"}[5s])'
+    others = 'rate(labkit_runq_wait_by_occupant_seconds_total{VICTIM, occupant="hog"}[5s])'
     assert observed.value(others, "hog") > 0.1, "it names the culprit"
-    verdict = observed.prometheus.query(
-        'labkit_verdict{name="service"} == 1', at_s=observed.periods["hog"].ended_s
-    )
+    verdict = observed.ask("labkit_verdict{VICTIM} == 1", "hog")
     assert verdict["verdict"].tolist()[0] in (
         "noisy_neighbor",
         "mixed",
@@ -108,32 +113,29 @@ def test_the_noisy_neighbour_is_visible_by_promql(observed: Observed) -> None:
 
 
 def test_throttling_is_not_taken_for_a_neighbour(observed: Observed) -> None:
-    throttled = observed.value(
-        'labkit:wait_share:ratio_rate5m{cause="throttled", name="service"}', "throttled"
-    )
-    foreign = observed.value('labkit:wait_share:ratio_rate5m{cause="foreign", name="service"}', "throttled")
+    throttled = observed.value('labkit:wait_share:ratio_rate5m{cause="throttled", VICTIM}', "throttled")
+    foreign = observed.value('labkit:wait_share:ratio_rate5m{cause="foreign", VICTIM}', "throttled")
     assert throttled > 0.2
     # On a busy host others did have the CPU in between; what nobody may be blamed for is the throttled time.
-    others = 'sum(rate(labkit_runq_wait_by_occupant_seconds_total{name="service"}[5s]))'
-    wanted = observed.value('labkit:wanted_cpu:rate5m{name="service"}', "throttled")
+    others = "sum(rate(labkit_runq_wait_by_occupant_seconds_total{VICTIM}[5s]))"
+    wanted = observed.value("labkit:wanted_cpu:rate5m{VICTIM}", "throttled")
     assert observed.value(others, "throttled") / wanted == pytest.approx(foreign, abs=0.05)
 
 
 def test_the_neighbour_alert_fires_on_the_hog_and_is_silent_on_the_quota(observed: Observed) -> None:
-    assert ("LabkitNoisyNeighbor", "service") in observed.fired("hog")
-    assert ("LabkitThrottled", "service") not in observed.fired("hog")
-    assert ("LabkitThrottled", "service") in observed.fired("throttled")
-    period = observed.periods["throttled"]
-    foreign = 'max_over_time(labkit:wait_share:ratio_rate5m{cause="foreign", name="service"}[12s])'
-    beside = observed.prometheus.query(foreign, at_s=period.ended_s)["value"].max()
+    assert "LabkitNoisyNeighbor" in observed.fired("hog")
+    assert "LabkitThrottled" not in observed.fired("hog")
+    assert "LabkitThrottled" in observed.fired("throttled")
+    foreign = 'max_over_time(labkit:wait_share:ratio_rate5m{cause="foreign", VICTIM}[12s])'
+    beside = observed.value(foreign, "throttled")
     # Where others did keep it from the CPU, the alert would be right.
-    assert ("LabkitNoisyNeighbor", "service") not in observed.fired("throttled") or beside > 0.1
+    assert "LabkitNoisyNeighbor" not in observed.fired("throttled") or beside > 0.1
 
 
-def _service(snapshot: Snapshot) -> int:
-    """The id of the service that was alive in the snapshot."""
-    names = snapshot.names
-    (found,) = names[(names["name"] == "service") & names["alive"]]["cgroup_id"]
+def _service(period: Period) -> int:
+    """The id of the scenario's service."""
+    names = period.after.names
+    (found,) = names[names["cgroup"] == period.cgroups["service"]]["cgroup_id"]
     return int(found)
 
 
@@ -141,28 +143,29 @@ def _service(snapshot: Snapshot) -> int:
 def test_quantiles_by_promql_are_those_of_the_data_frame(observed: Observed, q: float) -> None:
     period = observed.periods["hog"]
     frame = period.after.histograms
-    frame = frame[frame["cgroup_id"] == _service(period.after)].sort_values("lo")
-    expression = f'histogram_quantile({q}, labkit_runq_latency_seconds_bucket{{name="service"}})'
-    asked = observed.prometheus.query(expression, at_s=period.ended_s + 1.5)
-    assert asked["value"].iloc[0] == pytest.approx(histogram.quantile(frame, q) / 1e9, rel=1e-6)
+    frame = frame[frame["cgroup_id"] == _service(period)].sort_values("lo")
+    asked = observed.value(
+        f"histogram_quantile({q}, labkit_runq_latency_seconds_bucket{{VICTIM}})", "hog", later_s=1.5
+    )
+    assert asked == pytest.approx(histogram.quantile(frame, q) / 1e9, rel=1e-6)
 
 
 def test_counters_by_promql_are_those_of_the_data_frame_to_the_nanosecond(observed: Observed) -> None:
     period = observed.periods["hog"]
-    row = period.after.cgroups.set_index("cgroup_id").loc[_service(period.after)]
-    at = period.ended_s + 1.5
-    for name, column in (("labkit_waits_total", "waits"), ("labkit_cpu_seconds_total", "run_ns")):
-        value = observed.prometheus.query(f'{name}{{name="service"}}', at_s=at)["value"].iloc[0]
-        assert round(value * (1e9 if name.endswith("seconds_total") else 1)) == row[column]
-    causes = observed.prometheus.query('sum(labkit_runq_wait_seconds_total{name="service"})', at_s=at)
-    assert round(causes["value"].iloc[0] * 1e9) == pytest.approx(int(row["wait_ns"]), abs=2)
+    row = period.after.cgroups.set_index("cgroup_id").loc[_service(period)]
+    assert observed.value("labkit_waits_total{VICTIM}", "hog", later_s=1.5) == row["waits"]
+    assert (
+        round(observed.value("labkit_cpu_seconds_total{VICTIM}", "hog", later_s=1.5) * 1e9) == row["run_ns"]
+    )
+    causes = observed.value("sum(labkit_runq_wait_seconds_total{VICTIM})", "hog", later_s=1.5)
+    assert round(causes * 1e9) == pytest.approx(int(row["wait_ns"]), abs=2)  # a sum of six floats
 
 
 def test_series_of_the_dead_are_gone(observed: Observed) -> None:
-    """Both scenarios have a service; between them its series was removed, so that it began anew."""
-    period = observed.periods["throttled"]
-    gone = observed.prometheus.query('labkit_waits_total{name="service"}', at_s=period.began_s)
-    assert gone.empty
+    began = observed.periods["throttled"].began_s
+    gone = f'labkit_waits_total{{name="{observed.periods["hog"].cgroups["service"]}"}}'
+    assert observed.prometheus.query(gone, at_s=observed.periods["hog"].ended_s)["value"].item() > 0
+    assert observed.prometheus.query(gone, at_s=began).empty
 
 
 # -- what ships, by Prometheus' own tools --------------------------------------------------------------------------------
