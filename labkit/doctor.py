@@ -40,7 +40,7 @@ def report(*, as_json: bool) -> int:
     console.print(table)
     console.print("* needed for live measurement", style="dim")
     if linked:
-        console.print(Text(linked, style="dim"))
+        console.print(Text(linked, style="dim"), soft_wrap=True)
     if found.live:
         console.print("Live: programs run on this kernel.", style="bold green")
         return LIVE

@@ -112,7 +112,7 @@ def _linux() -> Feature:
             "no",
             f"this is {platform.system()}",
             "eBPF is part of the Linux kernel: notebooks run in replay here",
-            "a Linux VM does it: limactl start lima/ebpf-lab.yaml, then ./task lima-lab (both come with the Lima template)",
+            "a Linux machine does it, here one of Lima's: brew install lima, then ./task lima-lab (lima/README.md)",
             required=True,
         )
     if machine not in ("x86_64", "aarch64"):

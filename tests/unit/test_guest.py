@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from guest import __main__ as command_line
-from guest import host, image, janitor
+from guest import compatibility, host, image, janitor
 from guest.arch import ARCHITECTURES, Arch, host_arch
 from guest.errors import BootFailed, BuildFailed, HostCannot
 from guest.host import apt_transport_options, debian_mirror, run_tool
@@ -177,6 +178,41 @@ def test_a_change_in_what_provisions_it_makes_another_image(
 def test_an_image_is_for_one_release_and_one_architecture() -> None:
     keys = {image_key(AMD64, release) for release in RELEASES.values()}
     assert len(keys | {image_key(ARCHITECTURES["arm64"], DEFAULT)}) == len(RELEASES) + 1
+
+
+# -- what runs where ---------------------------------------------------------------------------------------------------
+
+
+def test_the_document_is_what_the_surveys_say() -> None:
+    assert compatibility.document().read_text() == compatibility.render(compatibility.load())
+
+
+def surveyed(kernel: str, *hooks: tuple[str, str, str]) -> dict[str, Any]:
+    rows = [
+        dict(zip(("program", "label", "hook", "result", "detail"), ("p", "l", *row), strict=True))
+        for row in hooks
+    ]
+    machine = dict.fromkeys(("distribution", "where", "arch", "bcc", "cgroups"), "x") | {"kernel": kernel}
+    compared = [{"program": "p", "with": "w", "result": "agrees", "detail": "+0.1 %"}]
+    return {"machine": machine, "hooks": rows, "comparisons": compared}
+
+
+def test_each_kernel_is_a_column_and_each_reason_a_note() -> None:
+    text = compatibility.render(
+        [
+            surveyed(
+                "6.1.0-9-cloud-amd64",
+                ("kprobe:f", "absent", "kprobe:f: there is none"),
+                ("tracepoint:a:b", "works", ""),
+            ),
+            surveyed("6.12.9+deb13-cloud-amd64", ("tracepoint:a:b", "refused", "VerifierRejected: too long")),
+        ]
+    )
+    assert "| program | label | hook | 6.1.0-9 | 6.12.9+deb13 |" in text
+    assert "| `p` | l | `kprobe:f` | - (1) | not tried |" in text
+    assert "| `p` | l | `tracepoint:a:b` | yes | refused (2) |" in text
+    assert "1. there is none\n2. VerifierRejected: too long" in text
+    assert "| `p` | w | agrees: +0.1 % | agrees: +0.1 % |" in text
 
 
 # -- what is shipped ---------------------------------------------------------------------------------------------------

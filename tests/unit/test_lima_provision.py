@@ -1,0 +1,169 @@
+"""lima/provision.sh: what it says and refuses; and (slow) executed for real in a fresh Debian 13, by root with a network.
+
+Each build of the guest's image executes it as well, twice (guest/root.py), and tests/guest/test_lima_machine.py once more
+in the booted machine. Here is what those do not show: something broken that it mends, uninstall, and an image.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from guest.arch import host_arch
+from guest.errors import BuildFailed, HostCannot
+from guest.host import need_tools
+from guest.release import DEFAULT
+from guest.root import USER, VENV, Provisioned, in_root, make_root
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "lima/provision.sh"
+
+
+def script(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["sh", SCRIPT, *arguments],
+        env={"PATH": os.environ["PATH"], **env},
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+
+
+def test_help_is_its_own_head() -> None:
+    done = script("--help")
+    assert done.returncode == 0
+    for option in ("--user", "--venv", "--parts", "--with", "--without", "--kernel", "--image", "--packages"):
+        assert option in done.stdout
+    assert "set -eu" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--imgae"], "unknown option --imgae"),
+        (["--user"], "--user needs a value"),
+        (["--user", "no-such-user"], "no user"),
+    ],
+)
+@pytest.mark.skipif(os.geteuid() != 0, reason="as another user it says that it needs root, and nothing else")
+def test_what_is_wrong_is_said_before_anything_is_done(arguments: list[str], words: str) -> None:
+    done = script(*arguments)
+    assert done.returncode == 1
+    assert words in done.stderr
+
+
+def test_without_apt_it_points_to_set_up(tmp_path: Path) -> None:
+    for name in ("sh", "dirname", "id"):
+        (tmp_path / name).symlink_to(str(shutil.which(name)))
+    if os.geteuid() == 0:
+        assert "no apt-get" in script(PATH=str(tmp_path)).stderr
+    else:
+        assert "needs root" in script(PATH=str(tmp_path)).stderr
+
+
+# --- for real ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[tuple[Path, Provisioned]]:
+    """A fresh root that was provisioned twice."""
+    arch = host_arch()
+    try:
+        need_tools(arch, build=True)
+    except HostCannot as error:
+        pytest.skip(str(error))
+    # Not under /tmp, which may be memory: it is 2.5 GB.
+    with tempfile.TemporaryDirectory(prefix="labkit-root-", dir="/var/tmp") as scratch:
+        root = Path(scratch) / "root"
+        yield root, make_root(root, DEFAULT, arch)
+
+
+slow = pytest.mark.slow
+
+
+@slow
+def test_the_first_run_brings_everything_and_the_second_finds_nothing_to_do(
+    machine: tuple[Path, Provisioned],
+) -> None:
+    root, done = machine
+    assert "making the environment in /opt/labkit/venv" in done.first
+    assert done.second.count("nothing to do") == 1
+    assert "apt-get" not in done.second
+    for tool in ("bpftool", "stress-ng", "podman", "newuidmap"):
+        assert any((root / folder / tool).exists() for folder in ("usr/bin", "usr/sbin")), tool
+    assert (root / f"lib/modules/{done.kernel}/build/include/generated/autoconf.h").exists()
+    assert not list(root.glob("lab/**/__pycache__/*.root"))
+
+
+@slow
+def test_the_environment_is_the_users_and_nothing_in_the_clone_is_roots(
+    machine: tuple[Path, Provisioned],
+) -> None:
+    root, _ = machine
+    assert (root / VENV.lstrip("/")).stat().st_uid == 1000
+    assert [path for path in (root / "lab").rglob("*") if path.lstat().st_uid != 1000] == []
+
+
+@slow
+def test_the_user_has_the_launcher_and_the_profile(machine: tuple[Path, Provisioned]) -> None:
+    root, _ = machine
+    assert USER in in_root(root, ["getent", "group", "labkit"], network=False)
+    assert (
+        in_root(root, ["sh", "-c", ". /etc/profile.d/labkit.sh; echo $LABKIT_VENV"], network=False).strip()
+        == VENV
+    )
+
+
+@slow
+def test_what_is_broken_is_mended_and_only_that(machine: tuple[Path, Provisioned]) -> None:
+    root, done = machine
+    (root / VENV.lstrip("/") / ".labkit-stamp").write_text("half\n")
+    in_root(root, ["dpkg", "--purge", "--force-depends", "bpftool"], network=False)
+    text = in_root(root, ["/lab/lima/provision.sh", "--user", USER, "--kernel", done.kernel])
+    assert "making the environment" in text
+    assert "apt-get install bpftool" in text
+    assert in_root(root, ["bpftool", "version"], network=False)
+
+
+@slow
+def test_without_a_network_a_lacking_package_is_a_failure_with_its_name(
+    machine: tuple[Path, Provisioned],
+) -> None:
+    root, done = machine
+    in_root(root, ["dpkg", "--purge", "--force-depends", "stress-ng"], network=False)
+    # `again` must not wait here for minutes: a sleep that returns at once goes before the real one.
+    fast = "mkdir -p /tmp/fast; printf '#!/bin/sh\\n' >/tmp/fast/sleep; chmod +x /tmp/fast/sleep; PATH=/tmp/fast:$PATH"
+    command = f"{fast} exec /lab/lima/provision.sh --user {USER} --kernel {done.kernel}"
+    with pytest.raises(BuildFailed, match="stress-ng"):
+        in_root(root, ["sh", "-c", command], network=False)
+    in_root(root, ["/lab/lima/provision.sh", "--user", USER, "--kernel", done.kernel])
+
+
+@slow
+def test_uninstall_takes_back_what_set_up_brought(machine: tuple[Path, Provisioned]) -> None:
+    root, _ = machine
+    state = json.loads((root / "var/lib/labkit/setup.json").read_text())
+    assert {"python3-bpfcc", "podman"} <= set(state["packages"])
+    in_root(root, [f"{VENV}/bin/python", "-B", f"{VENV}/bin/labkit", "uninstall", "--yes"], network=False)
+    assert not (root / "usr/lib/python3/dist-packages/bcc").exists()
+    assert not (root / "usr/local/lib/labkit").exists()
+    assert not (root / "var/lib/labkit").exists()
+
+
+@slow
+def test_an_image_gets_only_its_parts_and_is_left_tidy(machine: tuple[Path, Provisioned]) -> None:
+    root, _ = machine
+    in_root(root, ["/lab/lima/provision.sh", "--image", "--parts", "bcc,headers"])
+    assert (root / "usr/lib/python3/dist-packages/bcc").exists()
+    assert not (root / "usr/bin/stress-ng").exists()
+    assert not (root / "usr/local/lib/labkit").exists()  # no rights: nobody is to log in
+    assert [
+        path for path in (root / "var/lib/apt/lists").iterdir() if path.name not in ("partial", "lock")
+    ] == []
