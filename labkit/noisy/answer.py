@@ -145,8 +145,9 @@ def residuals(snapshot: Snapshot, evidence: Evidence, ids: list[int]) -> dict[in
     """What was measured, held against the kernel's own counters of the same cgroups.
 
     ``run_delay``
-        sum over the tasks that were alive at the end (``/proc/TID/schedstat``); ``verifiable_share`` is their part of the
-        cgroup's switch-ins: tasks that ended took their counters with them. ``residual_ns`` is measured less oracle.
+        sum over the tasks that were alive at the end (``/proc/TID/schedstat``); ``verifiable_share`` is how well their
+        switch-ins account for the cgroup's: tasks that ended, or came from or went to another cgroup, have their
+        counters elsewhere. ``residual_ns`` is measured less oracle.
     ``involuntary_switches``
         the same with ``nonvoluntary_ctxt_switches`` of ``/proc/TID/status``.
     ``throttled``
@@ -173,7 +174,9 @@ def _residual(row: Mapping[str, Any], oracle: Mapping[str, Any] | None, below_ns
     if oracle is None or not oracle["tasks"]:
         return nothing
     waits, wait_ns = int(row["waits"]), int(row["wait_ns"])
-    share = min(1.0, int(oracle["timeslices"]) / waits) if waits else 1.0
+    # Above 1 where tasks came from elsewhere and brought their counters along: that is no better than tasks that ended.
+    share = int(oracle["timeslices"]) / waits if waits else 1.0
+    share = 1.0 / share if share > 1.0 else share
     found: dict[str, Any] = nothing | {
         "run_delay": _beside(wait_ns, int(oracle["run_delay_ns"]))
         | {"tasks": int(oracle["tasks"]), "verifiable_share": round(share, 4)},

@@ -28,8 +28,11 @@ from labkit.sched.state import Snapshot, between
 __all__ = ["noisy_command", "replay_command"]
 
 DEFAULT_S = 5.0
-#: The live table looks at the last so many seconds, and looks again so often.
-WINDOW_S, EVERY_S = 10.0, 2.0
+#: The live table looks at the last so many seconds, and looks again so often, or as much less often as it takes to use no
+#: more than this share of one CPU for it.
+WINDOW_S, EVERY_S, CPU_SHARE = 10.0, 2.0, 0.008
+#: Cgroups with more tasks than this are not asked for their tasks' counters at each look.
+_MOST_TASKS = 100
 _NAMES_EVERY_S = 1.0
 _ROWS, _LINES_AROUND = 20, 22
 
@@ -127,9 +130,13 @@ class _Session:
             live.update(
                 f"measuring; the first table comes in {EVERY_S:g} s ... (Ctrl-C ends it)", refresh=True
             )
-            for _ in _ticks(math.inf, EVERY_S):
+            pause = EVERY_S
+            while True:
+                time.sleep(pause)
+                began = time.process_time()
                 rows = max(3, min(_ROWS, console.height - _LINES_AROUND))
                 live.update(render(self._latest(rows), console, rows=rows, live=True), refresh=True)
+                pause = max(EVERY_S, (time.process_time() - began) / CPU_SHARE)
         last = self.watch.snapshot()
         return self._recording(first, last, before, self._read_all())
 
@@ -140,7 +147,8 @@ class _Session:
             self.window.popleft()
         oldest, before = self.window[0]
         interval = between(oldest, newest)
-        reading = witnesses.read(self.watch.directory.tree, self._paths(_worth_reading(interval, rows)))
+        paths = self._paths(_worth_reading(interval, rows))
+        reading = witnesses.read(self.watch.directory.tree, paths, most_tasks=_MOST_TASKS)
         self.window.append((newest, reading))
         return Answer.from_snapshot(
             self._with_named(interval),

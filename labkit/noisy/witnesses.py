@@ -16,8 +16,9 @@ from labkit.kernel.cgroup import Hierarchy, Level, ancestors
 
 __all__ = ["SCHEMAS", "Evidence", "Reading", "Task", "evidence", "read"]
 
-#: At most so many cgroups, and so many tasks of one, are read: a reading shall not become the load it is to explain.
-MOST_CGROUPS, MOST_TASKS = 2_000, 1_000
+#: At most so many cgroups are read, and tasks only of those that have no more than this: a reading shall not become the
+#: load it is to explain.
+MOST_CGROUPS, MOST_TASKS = 2_000, 5_000
 _REALTIME, _IDLE = (
     (1, 2, 6),
     5,
@@ -115,36 +116,39 @@ class Evidence:
         return cls(**{name: _frame(name, []) for name in SCHEMAS})
 
 
-def read(tree: Hierarchy, paths: Mapping[int, str], *, everything: bool = False) -> Reading:
+def read(
+    tree: Hierarchy, paths: Mapping[int, str], *, everything: bool = False, most_tasks: int = MOST_TASKS
+) -> Reading:
     """Read the counters of these cgroups.
 
     :param paths: id -> path in the tree of identity. The root, with the most tasks, is read last: the nearer in time to
         the snapshot a reading is, the smaller its residual.
     :param everything: True if these are all cgroups that there are.
+    :param most_tasks: of cgroups with more tasks, no task is asked.
     """
     began = time.monotonic()
     chosen = dict(sorted(paths.items(), key=lambda item: item[1] == "/")[:MOST_CGROUPS])
     levels: dict[str, Level | None] = {}
     members = {}
     for cgroup_id, path in chosen.items():
-        found = _member(tree, path, levels)
+        found = _member(tree, path, levels, most_tasks)
         if found is not None:
             members[cgroup_id] = found
     return Reading(members, everything and len(chosen) == len(paths), time.monotonic() - began)
 
 
-def _member(tree: Hierarchy, path: str, levels: dict[str, Level | None]) -> _Member | None:
+def _member(tree: Hierarchy, path: str, levels: dict[str, Level | None], most_tasks: int) -> _Member | None:
     folder = f"{tree.identity}/{path.lstrip('/')}"
     # v1 has no cgroup.threads, and a cgroup that may only hold processes (domain invalid) cannot be asked
     tids = _lines(f"{folder}/cgroup.threads" if tree.unified else f"{folder}/tasks")
     if tids is None:
         return None
     tasks = {}
-    for tid in tids[:MOST_TASKS]:
+    for tid in tids if len(tids) <= most_tasks else []:
         task = _task(tid)
         if task is not None:
             tasks[int(tid)] = task
-    where = tree.cpu_path(path, next(iter(tasks), None)) if tree.cpu else "/"
+    where = tree.cpu_path(path, int(tids[0]) if tids else None) if tree.cpu else "/"
     for step in ancestors(where):
         if step not in levels:
             levels[step] = tree.level(step)

@@ -31,14 +31,16 @@ def called(name: str) -> str:
 
 
 def per_second(ns: float, seconds: float) -> str:
-    """Time in each second: ``43 ms``, ``1.2 ms``, ``430 us``."""
+    """Time in each second: ``1.4 s`` (of several tasks together), ``43 ms``, ``1.2 ms``, ``430 us``."""
     return _time(ns / seconds if seconds > 0 else 0.0)
 
 
 def _time(ns: float) -> str:
+    if ns >= 999_500_000:
+        return f"{ns / 1e9:,.1f} s"
     if ns >= 999_500:
         ms = ns / 1e6
-        return f"{ms:,.0f} ms" if ms >= 9.95 else f"{ms:.1f} ms"
+        return f"{ms:.0f} ms" if ms >= 9.95 else f"{ms:.1f} ms"
     return f"{ns / 1e3:.0f} us"
 
 
@@ -124,6 +126,8 @@ def _standing(verdict: Verdict, one: Blamed) -> str:
     )
     if held.exceeded:
         return f"; {had}, although {reason}"
+    if one.owner == "system":
+        return f"; {had}, and {reason}"
     return f"; {had}, and {reason}: it stayed within its share, so change the weights or move one of the two"
 
 

@@ -294,6 +294,11 @@ class _Bench:
         return found
 
 
+def _account_for(timeslices: int, waits: int) -> bool:
+    """Do the tasks that can still be asked make up the cgroup? Not if many ended, or came from elsewhere."""
+    return waits > 0 and 0.9 <= timeslices / waits <= 1.1
+
+
 def _with_sentence(verdict: Verdict) -> Verdict:
     return replace(verdict, sentence=sentence(verdict))
 

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labkit.kernel.cgroup import Hierarchy
@@ -118,6 +118,7 @@ def test_units_slices_and_plain_groups(path: str, name: str, kind: str, owner: s
     assert (found.name, found.kind, found.owner) == (name, kind, owner)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_any_path_has_a_name_and_only_the_systems_own_places_are_the_systems(text: str) -> None:
     found = from_path("/" + text)
