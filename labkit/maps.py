@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import mmap
 import os
 from collections.abc import Iterator
@@ -215,6 +216,7 @@ class Map:
             else:
                 bpfsys.map_delete(self.fd, key)
 
+    @functools.cached_property
     def layouts(self) -> tuple[Layout, Layout]:
         """Columns of key and value, from the C types."""
         d = self.definition
@@ -238,7 +240,7 @@ class Map:
         keys, values = self.raw()
         if self.spec.histogram:
             return self._histogram(keys, values, per_cpu=per_cpu)
-        key_layout, value_layout = self.layouts()
+        key_layout, value_layout = self.layouts
         columns = key_layout.arrays(np.ascontiguousarray(keys))
         data = value_layout.arrays(np.ascontiguousarray(values))
         if per_cpu:

@@ -243,20 +243,32 @@ class Program:
                 break
         return book
 
+    def counters(self) -> dict[str, int]:
+        """Every member of the ``ledger`` map, summed over CPUs: those that the ledger has no name for, too.
+
+        :raises MapError: if the program keeps none, or is closed.
+        """
+        if "ledger" not in self.maps:
+            raise MapError(f"program {self.spec.name} keeps no ledger")
+        table = self.maps["ledger"]
+        _, values = table.raw()
+        columns = table.layouts[1].arrays(values)
+        return {name: int(column.sum(dtype=np.uint64)) for name, column in columns.items()}
+
     def _read_ledger(self, spec: LedgerSpec) -> Ledger:
-        total = self.frame("ledger", per_cpu=True).drop(columns=["key", "cpu"]).sum()
+        total = self.counters()
         missed = sum(bpfsys.prog_info(a.prog_fd).recursion_misses for a in self._attached.values())
-        unseen = missed + int(total[spec.unseen]) if spec.unseen else missed or None
+        unseen = missed + total[spec.unseen] if spec.unseen else missed or None
         return Ledger(
             capture=self.label,
             mode="live",
-            seen=int(total["seen"]),
-            delivered=int(total["delivered"]),
-            losses={cause: int(total[cause]) for cause in spec.losses},
+            seen=total["seen"],
+            delivered=total["delivered"],
+            losses={cause: total[cause] for cause in spec.losses},
             unseen=unseen,
             event=spec.event,
             notes=tuple(
-                f"{int(total[member]):,} {words}" for member, words in spec.notes.items() if total[member]
+                f"{total[member]:,} {words}" for member, words in spec.notes.items() if total[member]
             ),
         )
 
@@ -279,6 +291,23 @@ class Program:
         if self._stats_error:
             frame.attrs["not_permitted"] = self._stats_error
         return frame
+
+    def uncounted(self) -> None:
+        """Stop counting what the program costs: the counting is a cost of its own, paid at each run (chapter 11).
+
+        The kernel counts on while anybody else on the machine asks it to.
+        """
+        if self._stats_fd >= 0:
+            os.close(self._stats_fd)
+            self._stats_fd = -1
+            self._stats_error = "counting was switched off"
+
+    @property
+    def run_time_ns(self) -> int | None:
+        """Run time of all its functions together since it was loaded; None where counting is not permitted."""
+        if self._stats_fd < 0:
+            return None
+        return int(sum(bpfsys.prog_info(a.prog_fd).run_time_ns for a in self._attached.values()))
 
     @property
     def cost_note(self) -> str:

@@ -16,13 +16,14 @@ import pandas as pd
 
 from labkit import bpfsys, histogram
 from labkit.program import Program
-from labkit.sched.state import SCHEMAS, empty
+from labkit.sched.state import KINDS
 
 __all__ = ["Tables"]
 
 IDLE, UNKNOWN = 0, 1
 _FIELDS = 8  # u64 members of struct lk_cgroup before its histogram
 _WAIT, _THROTTLED, _STEAL, _UNKNOWN_NS, _MIGRATED, _INVOLUNTARY, _THROTTLED_OUTS, _RUN = range(_FIELDS)
+_CGROUP_KIND, _IDLE_KIND, _UNKNOWN_KIND = (KINDS.index(kind) for kind in ("cgroup", "idle", "unknown"))
 #: How long the index of a dead cgroup rests, by how full the table is: relaxed, three quarters full, nearly full.
 REST_S = (60.0, 5.0, 1.0)
 #: So many dead cgroups keep rows of their own; older ones are added up in the row of id 0.
@@ -107,7 +108,7 @@ class Tables:
         cells = self._cells(ids, fields)
         return {
             "cgroups": _cgroup_frame(ids, fields, waits, cells),
-            "cells": cells,
+            "cells": cells.frame(),
             "histograms": _histogram_frame(ids, waits),
         }
 
@@ -126,44 +127,33 @@ class Tables:
             np.concatenate([dense[victims, occupants], far]),
         )
 
-    def _cells(self, ids: np.ndarray, fields: np.ndarray) -> pd.DataFrame:
+    def _cells(self, ids: np.ndarray, fields: np.ndarray) -> _Cells:
+        """All cells, each victim, kind and occupant once, ordered by them."""
         victims, occupants, values = self._raw_pairs()
-        known = np.array([index in self._ids or index == UNKNOWN for index in victims.tolist()], dtype=bool)
-        victims, occupants, values = victims[known], occupants[known], values[known]
+        victim_ids, occupant_ids = self._identities(victims), self._identities(occupants)
+        told = _sum_by(ids, victim_ids, values[:, 1])
         parts = [
-            pd.DataFrame(
-                {
-                    "victim_id": self._identities(victims),
-                    "kind": np.where(occupants == IDLE, "idle", "cgroup"),
-                    "occupant_id": self._identities(occupants),
-                    "wait_ns": values[:, 0],
-                    "preemptions": values[:, 1],
-                }
+            _Cells(
+                victim_ids,
+                np.where(occupants == IDLE, _IDLE_KIND, _CGROUP_KIND),
+                occupant_ids,
+                values[:, 0],
+                values[:, 1],
             ),
-            _own_cells(ids, fields, values[:, 1], self._identities(victims)),
+            *_own_cells(ids, fields, told),
         ]
         if self._dead_cells:
-            keys = list(self._dead_cells)
-            stacked = np.stack(list(self._dead_cells.values()))
+            keys, counts = list(self._dead_cells), np.stack(list(self._dead_cells.values()))
             parts.append(
-                pd.DataFrame(
-                    {
-                        "victim_id": np.array([k[0] for k in keys], np.uint64),
-                        "kind": [k[1] for k in keys],
-                        "occupant_id": np.array([k[2] for k in keys], np.uint64),
-                        "wait_ns": stacked[:, 0],
-                        "preemptions": stacked[:, 1],
-                    }
+                _Cells(
+                    np.array([k[0] for k in keys], np.uint64),
+                    np.array([KINDS.index(k[1]) for k in keys]),
+                    np.array([k[2] for k in keys], np.uint64),
+                    counts[:, 0],
+                    counts[:, 1],
                 )
             )
-        together = pd.concat([part for part in parts if len(part)] or [empty("cells")], ignore_index=True)
-        lost = (together["kind"] == "cgroup") & (together["occupant_id"] == 0)
-        together.loc[lost, "kind"] = "unknown"
-        together = together[together["victim_id"].isin(ids)]
-        total = together.groupby(["victim_id", "kind", "occupant_id"], as_index=False)[
-            ["wait_ns", "preemptions"]
-        ].sum()
-        return total.astype(SCHEMAS["cells"])
+        return _joined(parts)
 
     def _identities(self, indexes: np.ndarray) -> np.ndarray:
         return np.array([self._ids.get(index, 0) for index in indexes.tolist()], dtype=np.uint64)
@@ -268,55 +258,87 @@ def _by_id(
     return unique, joined, counts
 
 
-def _own_cells(
-    ids: np.ndarray, fields: np.ndarray, preemptions: np.ndarray, victims: np.ndarray
-) -> pd.DataFrame:
-    """What the program keeps beside the pairs: throttled, stolen and unknown time."""
-    by_cgroup = pd.Series(preemptions, dtype="uint64").groupby(victims).sum()
-    told = by_cgroup.reindex(ids, fill_value=0).to_numpy(np.uint64)
-    involuntary, by_quota = fields[:, _INVOLUNTARY], fields[:, _THROTTLED_OUTS]
-    # What could not be told, or was counted between the reading of the two tables.
-    rest = np.where(involuntary > told + by_quota, involuntary - told - by_quota, 0)
-    nothing = np.zeros(len(ids), np.uint64)
-    parts = [
-        pd.DataFrame(
+@dataclass(frozen=True)
+class _Cells:
+    """Columns of ``cells`` as arrays; kinds are places in :data:`~labkit.sched.state.KINDS`."""
+
+    victims: np.ndarray
+    kinds: np.ndarray
+    occupants: np.ndarray
+    wait_ns: np.ndarray
+    preemptions: np.ndarray
+
+    def frame(self) -> pd.DataFrame:
+        return pd.DataFrame(
             {
-                "victim_id": ids,
-                "kind": kind,
-                "occupant_id": nothing,
-                "wait_ns": fields[:, column],
-                "preemptions": count,
+                "victim_id": self.victims,
+                "kind": pd.Series(np.array(KINDS, dtype=object)[self.kinds], dtype="str"),
+                "occupant_id": self.occupants,
+                "wait_ns": self.wait_ns,
+                "preemptions": self.preemptions,
             }
         )
-        for kind, column, count in (
-            ("throttled", _THROTTLED, by_quota),
-            ("steal", _STEAL, nothing),
-            ("unknown", _UNKNOWN_NS, rest),
-        )
-    ]
-    together = pd.concat(parts, ignore_index=True)
-    return together[(together["wait_ns"] > 0) | (together["preemptions"] > 0)]
 
 
-def _cgroup_frame(
-    ids: np.ndarray, fields: np.ndarray, waits: np.ndarray, cells: pd.DataFrame
-) -> pd.DataFrame:
-    parts = cells.groupby("victim_id")[["wait_ns", "preemptions"]].sum()
-    parts = parts.reindex(ids, fill_value=0)
-    frame = pd.DataFrame(
-        {
-            "cgroup_id": ids,
-            "waits": waits.sum(axis=1),
-            "wait_ns": parts["wait_ns"].to_numpy(),
-            "throttled_ns": fields[:, _THROTTLED],
-            "steal_ns": fields[:, _STEAL],
-            "migrated_ns": fields[:, _MIGRATED],
-            "involuntary_switches": parts["preemptions"].to_numpy(),
-            "run_ns": fields[:, _RUN],
-        }
-    ).astype(SCHEMAS["cgroups"])
-    busy = frame.drop(columns="cgroup_id").to_numpy().any(axis=1)
-    return frame[busy].reset_index(drop=True)
+def _sum_by(ids: np.ndarray, keys: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Sums of values by key, in the order of ``ids`` (sorted, and every key among them)."""
+    total = np.zeros(len(ids), np.uint64)
+    np.add.at(total, np.searchsorted(ids, keys), values)
+    return total
+
+
+def _joined(parts: list[_Cells]) -> _Cells:
+    victims, kinds, occupants, wait_ns, preemptions = (
+        np.concatenate([getattr(part, name) for part in parts])
+        for name in ("victims", "kinds", "occupants", "wait_ns", "preemptions")
+    )
+    kinds = np.where((kinds == _CGROUP_KIND) & (occupants == 0), _UNKNOWN_KIND, kinds)
+    order = np.lexsort((occupants, kinds, victims))
+    victims, kinds, occupants = victims[order], kinds[order], occupants[order]
+    new = np.ones(len(order), bool)
+    new[1:] = (victims[1:] != victims[:-1]) | (kinds[1:] != kinds[:-1]) | (occupants[1:] != occupants[:-1])
+    starts = np.flatnonzero(new)
+    if not len(starts):
+        return _Cells(victims, kinds, occupants, wait_ns, preemptions)
+    return _Cells(
+        victims[starts],
+        kinds[starts],
+        occupants[starts],
+        np.add.reduceat(wait_ns[order], starts),
+        np.add.reduceat(preemptions[order], starts),
+    )
+
+
+def _own_cells(ids: np.ndarray, fields: np.ndarray, told: np.ndarray) -> list[_Cells]:
+    """What the program keeps beside the pairs: throttled, stolen and unknown time."""
+    involuntary, by_quota = fields[:, _INVOLUNTARY], fields[:, _THROTTLED_OUTS]
+    # What could not be told, or was counted between the reading of the two tables.
+    rest = np.where(involuntary > told + by_quota, involuntary - told - by_quota, 0).astype(np.uint64)
+    nothing = np.zeros(len(ids), np.uint64)
+    parts = []
+    for kind, column, count in (
+        ("throttled", _THROTTLED, by_quota),
+        ("steal", _STEAL, nothing),
+        ("unknown", _UNKNOWN_NS, rest),
+    ):
+        there = (fields[:, column] > 0) | (count > 0)
+        kinds = np.full(int(there.sum()), KINDS.index(kind))
+        parts.append(_Cells(ids[there], kinds, nothing[there], fields[there, column], count[there]))
+    return parts
+
+
+def _cgroup_frame(ids: np.ndarray, fields: np.ndarray, waits: np.ndarray, cells: _Cells) -> pd.DataFrame:
+    columns = {
+        "waits": waits.sum(axis=1),
+        "wait_ns": _sum_by(ids, cells.victims, cells.wait_ns),
+        "throttled_ns": fields[:, _THROTTLED],
+        "steal_ns": fields[:, _STEAL],
+        "migrated_ns": fields[:, _MIGRATED],
+        "involuntary_switches": _sum_by(ids, cells.victims, cells.preemptions),
+        "run_ns": fields[:, _RUN],
+    }
+    busy = np.any(list(columns.values()), axis=0)
+    return pd.DataFrame({"cgroup_id": ids[busy], **{name: values[busy] for name, values in columns.items()}})
 
 
 def _histogram_frame(ids: np.ndarray, waits: np.ndarray) -> pd.DataFrame:
@@ -324,4 +346,4 @@ def _histogram_frame(ids: np.ndarray, waits: np.ndarray) -> pd.DataFrame:
     rows, slots = np.nonzero(waits)
     return pd.DataFrame(
         {"cgroup_id": ids[rows], "lo": lo[slots], "hi": hi[slots], "count": waits[rows, slots]}
-    ).astype(SCHEMAS["histograms"])
+    )

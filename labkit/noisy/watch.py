@@ -94,7 +94,6 @@ class Watch:
         )
 
     def _cost(self) -> Cost:
-        calls = int(self.program.frame("ledger")["calls"].iloc[0])
-        spent = self.program.cost()
-        kernel_ns = None if self.program.cost_note else int(spent["run_time_ns"].sum())
-        return Cost(calls, kernel_ns, time.process_time_ns() - self._user_ns, os.cpu_count() or 1)
+        spent_ns = time.process_time_ns() - self._user_ns
+        calls = self.program.counters()["calls"]
+        return Cost(calls, self.program.run_time_ns, spent_ns, os.cpu_count() or 1)
