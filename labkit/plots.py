@@ -23,6 +23,7 @@ __all__ = [
     "ORANGE",
     "VERMILION",
     "agreement",
+    "axes",
     "bars",
     "delivered_and_lost",
     "duration",
@@ -70,7 +71,8 @@ def _edge_label(value: float, unit: str) -> str:
     return f"{value:.3g} {unit}"
 
 
-def _axes(ax: Axes | None, *, width: float = 7.2, height: float = 3.2) -> Axes:
+def axes(ax: Axes | None, *, width: float = 7.2, height: float = 3.2) -> Axes:
+    """The axes given, or those of a figure of their own; in the lab's style either way."""
     plt.rcParams.update(_STYLE)
     if ax is not None:
         return ax
@@ -99,7 +101,7 @@ def histograms(
 
     :param frames: name -> histogram.
     """
-    ax = _axes(ax)
+    ax = axes(ax)
     filled = {name: frame[frame["count"] > 0] for name, frame in frames.items() if frame["count"].sum()}
     if not filled:
         ax.text(0.5, 0.5, "no events", ha="center", va="center", transform=ax.transAxes, color=GREY)
@@ -167,7 +169,7 @@ def agreement(
 
     :param frame: one row per thing compared; ``label``, ``measured``, ``oracle`` name its columns.
     """
-    ax = _axes(ax, height=1.1 + 0.55 * max(len(frame), 1))
+    ax = axes(ax, height=1.1 + 0.55 * max(len(frame), 1))
     at = np.arange(len(frame))
     ours = frame[measured].to_numpy(dtype=float) / 1e6
     theirs = frame[oracle].to_numpy(dtype=float) / 1e6
@@ -204,7 +206,7 @@ def bars(
     :param frame: columns ``label`` and ``value``.
     """
     top = frame.nlargest(most, value)
-    ax = _axes(ax, height=0.9 + 0.32 * max(len(top), 1))
+    ax = axes(ax, height=0.9 + 0.32 * max(len(top), 1))
     at = np.arange(len(top))
     values = top[value].to_numpy(dtype=float)
     ax.barh(at, values, color=BLUE, height=0.7)
@@ -231,7 +233,7 @@ def delivered_and_lost(course: pd.DataFrame, *, title: str, ax: Axes | None = No
 
     :param course: columns ``ms``, ``delivered``, ``lost``, in the order of time.
     """
-    ax = _axes(ax)
+    ax = axes(ax)
     at = course["ms"].to_numpy(dtype=float)
     delivered, lost = course["delivered"].to_numpy(dtype=float), course["lost"].to_numpy(dtype=float)
     ax.fill_between(at, 0, delivered, color=BLUE, linewidth=0, label="delivered")
@@ -263,7 +265,7 @@ def parts(
 
     :param frame: one row per bar (the index is its name), one column per part.
     """
-    ax = _axes(ax, height=1.2 + 0.5 * max(len(frame), 1))
+    ax = axes(ax, height=1.2 + 0.5 * max(len(frame), 1))
     at, left = np.arange(len(frame)), np.zeros(len(frame))
     for name, colour in zip(frame.columns, colours, strict=False):
         widths = frame[name].to_numpy(dtype=float)

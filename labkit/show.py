@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any
 
-__all__ = ["Shown", "headless", "sharp_figures", "show_bundle"]
+__all__ = ["Shown", "headless", "in_notebook", "sharp_figures", "show_bundle"]
 
 
 def headless() -> bool:
@@ -30,11 +30,16 @@ def show_bundle(bundle: dict[str, Any]) -> None:
     display(bundle, raw=True)  # type: ignore[no-untyped-call]
 
 
+def in_notebook() -> bool:
+    """True in a Jupyter kernel, where what is displayed can be seen (and not in a plain IPython)."""
+    return hasattr(_shell(), "kernel")
+
+
 def sharp_figures() -> None:
     """From now on the notebook's figures have two pixels for each of the page's; outside a notebook nothing happens."""
-    shell = _shell()
-    if shell is None or not hasattr(shell, "kernel"):
+    if not in_notebook():
         return
+    shell = _shell()
     from matplotlib_inline.config import InlineBackend
 
     InlineBackend.instance(parent=shell).figure_formats = {"retina"}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter
 
 from labkit.drawings import Box, _arrow, _canvas, _draw
-from labkit.plots import BLUE, GREEN, GREY, ORANGE, VERMILION, _axes
+from labkit.plots import BLUE, GREEN, GREY, ORANGE, VERMILION, axes
 
-__all__ = ["scaling", "slot_ruler", "stamp_pairs", "two_paths"]
+__all__ = ["ladder", "samples", "scaling", "slot_ruler", "stamp_pairs", "two_paths"]
 
 _INK = "#222222"
 
@@ -121,7 +122,7 @@ def scaling(
     frame: pd.DataFrame, *, x: str, y: str, title: str, xlabel: str, ylabel: str, limit: float
 ) -> Axes:
     """How one quantity grows with another, both axes logarithmic, and a limit that it comes up against."""
-    ax = _axes(None)
+    ax = axes(None)
     ax.loglog(frame[x], frame[y], "o-", color=BLUE)
     ax.axhline(limit, color=VERMILION, linestyle="--", linewidth=1.2)
     ax.annotate(
@@ -138,3 +139,73 @@ def scaling(
     ax.grid(True)
     ax.set_title(title)
     return ax
+
+
+def ladder(frame: pd.DataFrame, *, title: str) -> Axes:
+    """Per rung what the caller pays, with the spread of the repeats, beside what the kernel counts of the program.
+
+    :param frame: as :func:`labkit.lessons.ch11.costs` returns.
+    """
+    ax = axes(None, height=1.1 + 0.55 * len(frame))
+    for place, (name, row) in enumerate(frame.iterrows()):
+        paid, counted = float(row["pays_ns"]), float(row["counted_ns"])
+        ax.barh(
+            place - 0.19,
+            paid,
+            0.36,
+            color=BLUE,
+            xerr=row["spread_ns"] / 2,
+            error_kw={"elinewidth": 1, "capsize": 2},
+        )
+        ax.barh(place + 0.19, 0 if counted != counted else counted, 0.36, color=ORANGE)
+        ax.text(paid + row["spread_ns"] / 2 + 6, place - 0.19, f"{paid:,.0f}", va="center", fontsize=9)
+        if counted == counted:
+            ax.text(counted + 6, place + 0.19, f"{counted:,.0f}", va="center", fontsize=9)
+        ax.text(-8, place, str(name), va="center", ha="right", fontsize=9.5)
+    ax.barh(0, 0, color=BLUE, label="the caller pays")
+    ax.barh(0, 0, color=ORANGE, label="the kernel counts")
+    ax.set_yticks([])
+    ax.invert_yaxis()
+    ax.set_xlabel("ns per system call, more than with nobody looking")
+    ax.grid(True, axis="x")
+    ax.set_title(title, pad=24)
+    ax.legend(
+        frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.1, fontsize=9
+    )
+    return ax
+
+
+def samples() -> Axes:
+    """One large write and many small ones, round after round, and which of them three ways of sampling keep."""
+    ax = _canvas(12.6, 4.0, "Two rounds of writes (here ten each, not a hundred), and who keeps which")
+    rounds = [(start, [1.9 + start + 0.32 * step for step in range(10)]) for start in (0.0, 5.2)]
+    picked = {
+        "every fifth": (1.95, (4, 9), ORANGE),
+        "one in five, at random": (1.25, (), GREEN),
+        "first of a window": (0.55, (0,), VERMILION),
+    }
+    chance = ((3, 6, 7), (2,))
+    _note(ax, 0.05, 3.0, "writes", ha="left")
+    for turn, (start, places) in enumerate(rounds):
+        for step, x in enumerate(places):
+            height = 0.85 if step == 0 else 0.22
+            ax.add_patch(_rectangle(x, 2.6, 0.22, height, BLUE))
+            for y, steps, colour in picked.values():
+                kept = step in (steps or chance[turn])
+                ax.plot(
+                    [x + 0.11], [y], "o", color=colour if kept else "#dddddd", markersize=7 if kept else 3
+                )
+        ax.annotate(
+            "",
+            (1.75 + start, 0.15),
+            (5.15 + start + 1.75, 0.15),
+            arrowprops={"arrowstyle": "|-|,widthA=0.2,widthB=0.2", "color": GREY},
+        )
+        _note(ax, 1.75 + start + 2.6, 0.0, "a window", GREY, size=7.5)
+    for name, (y, _, colour) in picked.items():
+        _note(ax, 12.5, y, name, colour, ha="right", size=8.5)
+    return ax
+
+
+def _rectangle(x: float, y: float, width: float, height: float, colour: str) -> Rectangle:
+    return Rectangle((x, y), width, height, facecolor=colour, edgecolor="none")

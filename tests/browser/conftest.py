@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -39,6 +40,7 @@ def lab(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     env = os.environ | own | {"LABKIT_WORK": str(folder / "my"), "JUPYTER_PLATFORM_DIRS": "1"}
     argv = [sys.executable, "-m", "labkit.cli", "notebook", "--port=0", "--no-browser"]
     argv += ["--LabApp.expose_app_in_browser=True"]  # lets a test wait for kernels instead of guessing
+    _show_whole_notebooks(Path(own["JUPYTER_CONFIG_DIR"]))
     log = folder / "log"
     with log.open("w") as output, subprocess.Popen(argv, env=env, stdout=output, stderr=output) as server:
         try:
@@ -46,6 +48,13 @@ def lab(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         finally:
             server.send_signal(signal.SIGTERM)
             server.wait(timeout=60)
+
+
+def _show_whole_notebooks(config: Path) -> None:
+    """JupyterLab keeps only the cells in sight in its page; here all of them are to be looked at."""
+    settings = config / "lab/user-settings/@jupyterlab/notebook-extension/tracker.jupyterlab-settings"
+    settings.parent.mkdir(parents=True)
+    settings.write_text(json.dumps({"windowingMode": "none"}))
 
 
 def _address(server: subprocess.Popen[bytes], log: Path) -> str:

@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page
 
 #: A chapter takes 10 to 30 s on an idle machine of two cores; others may be working on this one.
 LIMIT_MS = 240_000
-WIDTH, HEIGHT = 1360, 900
+WIDTH, HEIGHT, PIECE = 1360, 900, 1900
 
 
 @dataclass
@@ -137,16 +137,21 @@ class Lab:
         )
         return shown
 
-    def picture(self, path: Path) -> None:
-        """A screenshot of the whole notebook in front, by a window as high as its content."""
-        self.page.evaluate(
-            "jupyterapp.shell.currentWidget.content.notebookConfig = "
-            "{...jupyterapp.shell.currentWidget.content.notebookConfig, windowingMode: 'none'}"
+    def pictures(self, folder: Path, name: str) -> None:
+        """Screenshots of the whole notebook in front, a high window each: ``NAME-1.png``, ``NAME-2.png``, ..."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob(f"{name}-*.png"):
+            old.unlink()
+        self.page.set_viewport_size({"width": WIDTH, "height": PIECE})
+        scroll = ".jp-NotebookPanel:not(.lm-mod-hidden) .jp-WindowedPanel-outer"
+        shown, total = self.page.evaluate(
+            "where => { const node = document.querySelector(where); return [node.clientHeight, node.scrollHeight]; }",
+            scroll,
         )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        inner = ".jp-NotebookPanel:not(.lm-mod-hidden) .jp-WindowedPanel-outer"
-        needed = self.page.evaluate(f"document.querySelector({inner!r}).scrollHeight + 120")
-        self.page.set_viewport_size({"width": WIDTH, "height": max(HEIGHT, min(int(needed), 15_000))})
-        self.page.wait_for_timeout(1000)
-        self.page.screenshot(path=path, scale="css")
+        for count, top in enumerate(range(0, max(total, 1), max(shown, 1)), start=1):
+            self.page.evaluate(
+                "([where, top]) => { document.querySelector(where).scrollTop = top; }", [scroll, top]
+            )
+            self.page.wait_for_timeout(300)
+            self.page.screenshot(path=folder / f"{name}-{count}.png", scale="css")
         self.page.set_viewport_size({"width": WIDTH, "height": HEIGHT})

@@ -78,7 +78,7 @@ def test_a_chapter_looks_right(lab: Lab, path: Path) -> None:
     assert ["".join(output["text"]) for output in found if output.get("name") == "stderr"] == []
     for theme in ("JupyterLab Dark", "JupyterLab Light"):
         lab.theme(theme)
-        lab.picture(SCREENS / f"{path.stem}-{theme.split()[-1].lower()}.png")
+        lab.pictures(SCREENS, f"{path.stem}-{theme.split()[-1].lower()}")
     figures = lab.page.evaluate(FIGURES)
     assert figures, "a chapter has a figure"
     for figure in figures:

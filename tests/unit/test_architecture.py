@@ -14,7 +14,7 @@ FLOORS = {
     3: {"spec", "compiler", "layout", "maps", "ring", "program", "attach"},
     4: {"capture", "events"},
     5: {"sched", "names", "cgroups", "workloads", "_janitor", "_worker"},
-    6: {"plots", "drawings", "findings"},
+    6: {"plots", "strip", "drawings", "findings"},
     7: {
         "noisy",
         "metrics",
@@ -30,9 +30,11 @@ FLOORS = {
         "outcomes",
         "pages",
         "first",
+        "scenarios",
         "functions",
         "glossary",
         "links",
+        "widgets",
     },
     8: {"cli", "runner", "doctor", "system", "workbench", "containers", "site"},
 }
