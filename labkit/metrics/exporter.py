@@ -142,7 +142,7 @@ class Exporter(Collector):
         began, cpu = time.monotonic(), time.process_time()
         try:
             snapshot = self._source()
-        except (LabkitError, OSError):
+        except Exception:
             self.failed("snapshot")
             raise
         if self._join is not None:

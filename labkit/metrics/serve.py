@@ -141,8 +141,8 @@ def _beat(options: Options, exporter: Exporter, server: MetricsServer) -> None:
         try:
             snapshot = exporter.refresh()
             server.failing = ""
-        except (LabkitError, OSError) as error:
-            server.failing = f"no snapshot: {getattr(error, 'what', error)}"
+        except Exception as error:  # counted, told by /readyz, and tried again
+            server.failing = f"no snapshot: {getattr(error, 'what', type(error).__name__)}"
         else:
             if files.textfile is not None:
                 _guarded(exporter, "textfile", partial(write_textfile, files.textfile, _own_text(exporter)))

@@ -22,11 +22,11 @@ from typing import Any, Self
 from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop
 from tornado.iostream import IOStream, StreamClosedError
-from tornado.netutil import bind_sockets
 from tornado.web import Application, HTTPError, RequestHandler
 
 from labkit.errors import LabkitError
 from labkit.metrics.exporter import Exporter
+from labkit.text import plain
 
 __all__ = ["MAX_CONNECTIONS", "CannotListen", "MetricsServer"]
 
@@ -119,8 +119,8 @@ class MetricsServer:
         self._busy_since = time.monotonic()
         try:
             text, kind = self.exporter.text(accept)
-        except (LabkitError, OSError) as error:
-            self.failing = f"no snapshot: {getattr(error, 'what', error)}"
+        except Exception as error:  # whatever it is, the server goes on, and says so
+            self.failing = f"no snapshot: {getattr(error, 'what', type(error).__name__)}"
             raise
         finally:
             self._busy_since = float("inf")
@@ -222,9 +222,9 @@ class _Metrics(_Base):
             text, kind = await self.server.scrape(
                 self.request.headers.get("Accept", ""), compressed=compressed
             )
-        except (LabkitError, OSError) as error:
+        except Exception as error:
             self.set_status(503)
-            self.finish(f"{getattr(error, 'what', error)}\n")
+            self.finish(f"{getattr(error, 'what', type(error).__name__)}\n")
             return
         self.set_header("Content-Type", kind)
         self.set_header("Vary", "Accept, Accept-Encoding")
@@ -260,18 +260,22 @@ class _Nothing(_Base):
 
 
 def _bind(port: int, address: str) -> list[socket.socket]:
+    found: list[socket.socket] = []
     try:
-        found = bind_sockets(port, address=address, reuse_port=False)
+        passive = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, where in dict.fromkeys((one[0], one[4][:2]) for one in passive):
+            found.append(socket.create_server((str(where[0]), int(where[1])), family=family, backlog=128))
+            found[-1].setblocking(False)
+            if not port:  # each family would get a port of its own
+                break
     except (OSError, OverflowError, UnicodeError) as error:
+        for one in found:
+            one.close()
         raise CannotListen(
-            f"cannot listen on {address} port {port}",
+            f"cannot listen on {plain(address)} port {port}",
             why=getattr(error, "strerror", None) or str(error),
             remedy="another --port or --address; what listens there now: ss -ltnp",
         ) from error
-    if not port:  # each family would get a port of its own
-        for other in found[1:]:
-            other.close()
-        del found[1:]
     return found
 
 
