@@ -21,6 +21,7 @@ __all__ = ["Agent", "Done"]
 
 _CHUNK = 1 << 20
 _POLL_S = 0.1
+_TRIES = 20  # half seconds
 _NEWS_S = 0.5  # a dead emulator's sockets close a moment before its end is reported
 _sequence = itertools.count(int(time.time()) % 1_000_000 * 1000)
 
@@ -46,8 +47,10 @@ class Agent:
         self._check = check
         self._buffer = b""
 
-    def _receive(self, deadline: float, what: str) -> None:
-        while time.monotonic() < deadline:
+    def _receive(self, deadline: float, what: str, *, tries: int = 0) -> None:
+        """Wait for more; at least ``tries`` half seconds, for the clock also runs while host and guest both stand still."""
+        while time.monotonic() < deadline or tries > 0:
+            tries -= 1
             self._channel.settimeout(0.5)
             try:
                 data = self._channel.recv(1 << 16)
@@ -119,7 +122,7 @@ class Agent:
         self._send(request, timeout_s)
         deadline = time.monotonic() + timeout_s
         while b"\n" not in self._buffer:
-            self._receive(deadline, command)
+            self._receive(deadline, command, tries=_TRIES)
         line, _, self._buffer = self._buffer.partition(b"\n")
         answer = json.loads(line)
         if "error" in answer:
