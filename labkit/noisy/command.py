@@ -87,8 +87,11 @@ def replay_command(path: Path, *, as_json: bool = False) -> int:
 def _show(answer: Answer, console: Console, *, as_json: bool) -> None:
     if as_json:
         print(answer.as_json())
-    else:
+        return
+    with console.capture() as shown:
         console.print(render(answer, console, rows=_ROWS))
+    lines = shown.get().splitlines()
+    print("\n".join(line if console.is_terminal else line.rstrip() for line in lines))
 
 
 def _named(directory: Directory, selection: Selection) -> tuple[int, ...]:
