@@ -290,6 +290,19 @@ def serve(
     sys.exit(serve_command(options, kubernetes=kubernetes, once=once, seconds=seconds))
 
 
+@main.command()
+@click.argument("names", nargs=-1)
+@click.option("--record", "record_anew", is_flag=True, help="Run and record them on this machine first.")
+@click.option("--out", type=click.Path(path_type=Path), default=None, help="Folder (default: outcomes/scenarios).")
+def scenarios(names: tuple[str, ...], record_anew: bool, out: Path | None) -> None:
+    """Truth and verdict side by side, for this lab and for others' rules; NAMES are scenarios (default: all)."""
+    if record_anew:
+        _gain_rights()
+    from labkit.scenarios import scenarios_command
+
+    sys.exit(scenarios_command(names=names, record_anew=record_anew, out=out))
+
+
 @main.command(context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def notebook(arguments: tuple[str, ...]) -> None:

@@ -130,6 +130,7 @@ def cells(found: pd.DataFrame, *, idle_apart: bool) -> pd.DataFrame:
     :returns: ``victim_id`` (uint64), ``kind`` (str), ``occupant_id`` (uint64), ``wait_ns``, ``preemptions`` (uint64: how
         many of the waits ended so).
     """
+    found = found.reset_index(drop=True)
     idle = (found["prev_pid"] == 0).to_numpy() & idle_apart
     charged = pd.DataFrame(
         {

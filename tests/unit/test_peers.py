@@ -84,6 +84,8 @@ def test_idle_is_the_root_cgroup_to_the_article_and_nobody_to_the_others() -> No
         {"cgroup_id": [7, 7, 7], "prev_cgroup_id": [1, 1, 8], "prev_pid": [0, 5, 6], "runq_lat": [10, 20, 40]}
     ).astype("uint64")
 
+    found.index = pd.Index([5, 2, 9])  # as after a selection
+
     def charged(*, idle_apart: bool) -> dict[tuple[str, int], tuple[int, int]]:
         cells = peers.cells(found, idle_apart=idle_apart)
         return {(c.kind, c.occupant_id): (c.wait_ns, c.preemptions) for c in cells.itertuples()}
