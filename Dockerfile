@@ -23,18 +23,16 @@ RUN LABKIT_CACHE=/tmp/cache PYTHONPATH=/lab python3 -c 'from labkit.kernel impor
     && cd /opt/labkit/headers/include && rm -rf config drm dt-bindings kunit media misc net9p rdma rv scsi soc sound \
        target ufs video xen
 
-# The environment, from the lock. First the packages, then the lab itself: a change of the lab costs seconds.
-FROM debian AS environment
+# The environment, from the lock and before the lab itself: a change of the lab costs seconds.
+FROM debian AS packages
 RUN lima/provision.sh --image --no-environment --packages python3-venv,ca-certificates,python3-bpfcc
 COPY task Taskfile.yml pyproject.toml requirements.lock README.md LICENSE /lab/
 COPY labkit/__init__.py /lab/labkit/
 RUN LABKIT_VENV=/opt/labkit/venv PIP_NO_CACHE_DIR=1 ./task --version
-COPY labkit/ /lab/labkit/
-COPY bpf/ /lab/bpf/
-RUN lima/provision.sh --image --parts bcc
 
 # What the exporter does not import goes: notebooks, figures, linters.
-FROM environment AS slim
+FROM packages AS slim
+COPY labkit/containers/__init__.py labkit/containers/slim.py /lab/labkit/containers/
 RUN /opt/labkit/venv/bin/python -m labkit.containers.slim /opt/labkit/venv
 
 FROM debian AS exporter
@@ -54,6 +52,7 @@ ENV PATH=/opt/labkit/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:
     LABKIT_CACHE=/var/cache/labkit \
     HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1
+RUN python3 -m compileall -q labkit && python3 -c 'import labkit.cli'
 USER 65532:65532
 EXPOSE 9798
 HEALTHCHECK --start-period=60s --interval=20s --timeout=5s \
@@ -61,11 +60,10 @@ HEALTHCHECK --start-period=60s --interval=20s --timeout=5s \
 ENTRYPOINT ["labkit"]
 CMD ["serve", "--port", "9798", "--address", "0.0.0.0"]
 
-FROM environment AS lab
+FROM packages AS lab
 RUN lima/provision.sh --image --no-environment --packages bpftool,stress-ng
 COPY --from=headers /opt/labkit/ /opt/labkit/
 COPY . /lab/
-RUN mkdir -p /var/cache/labkit /outcomes && /opt/labkit/venv/bin/python -c 'from labkit.system.kernelspec import wrap_kernelspec; wrap_kernelspec()'
 ENV PATH=/opt/labkit/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     LABKIT_VENV=/opt/labkit/venv \
     LABKIT_HEADERS=/opt/labkit/headers \
@@ -74,6 +72,10 @@ ENV PATH=/opt/labkit/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:
     HOME=/tmp \
     JUPYTER_PLATFORM_DIRS=1 \
     PYTHONDONTWRITEBYTECODE=1
+RUN lima/provision.sh --image --parts bcc,headers \
+    && mkdir -p /var/cache/labkit /outcomes \
+    && python3 -c 'from labkit.system.kernelspec import wrap_kernelspec; wrap_kernelspec()' \
+    && python3 -m compileall -q labkit
 HEALTHCHECK --interval=60s --timeout=30s CMD ["labkit", "--version"]
 ENTRYPOINT ["labkit"]
 CMD ["run"]

@@ -17,7 +17,18 @@ from packaging.utils import canonicalize_name
 
 __all__ = ["KEPT", "closure", "slim"]
 
-KEPT = ("numpy", "pandas", "pyarrow", "click", "rich", "pyyaml", "prometheus-client", "noisy-neighbour-lab")
+KEPT = (
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "click",
+    "rich",
+    "pyyaml",
+    "prometheus-client",
+    "tornado",
+    "httpx",
+    "noisy-neighbour-lab",
+)
 # Of pyarrow, which is half of all, the lab uses tables and Parquet on local disks.
 _ARROW = (
     "include",
@@ -36,9 +47,7 @@ _ARROW = (
     ),
 )
 _UNUSED = ("**/tests", "**/test", "**/*.a", "**/*.pyi")
-_STILL = (
-    "import click, numpy, pandas, prometheus_client, pyarrow.dataset, pyarrow.parquet, rich, yaml, labkit.cli"
-)
+_STILL = "import click, httpx, numpy, pandas, prometheus_client, pyarrow.dataset, pyarrow.parquet, rich, tornado, yaml"
 
 Requires = Callable[[str], Iterable[str]]
 

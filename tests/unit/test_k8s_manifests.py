@@ -224,6 +224,25 @@ def test_a_node_can_be_switched_off_by_a_label() -> None:
     assert {"key": "labkit-off", "operator": "DoesNotExist"} in terms[0]["matchExpressions"]
 
 
+def test_the_scraper_finds_the_exporter() -> None:
+    """PodMonitoring is Google's own resource: no schema comes with Kubernetes, so what it refers to is held here."""
+    (monitoring,) = documents((K8S / "pod-monitoring.yaml").read_text())
+    template = _documents(K8S / "base/daemonset.yaml")[0]["spec"]["template"]
+    assert monitoring["apiVersion"] == "monitoring.googleapis.com/v1"
+    assert monitoring["metadata"]["namespace"] == "labkit"
+    assert monitoring["spec"]["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    ports = {port["name"] for port in template["spec"]["containers"][0]["ports"]}
+    assert {endpoint["port"] for endpoint in monitoring["spec"]["endpoints"]} <= ports
+
+
+def test_the_exporter_is_asked_for_what_it_understands() -> None:
+    from labkit.cli import main
+
+    container = _documents(K8S / "base/daemonset.yaml")[0]["spec"]["template"]["spec"]["containers"][0]
+    command, *arguments = container["args"]
+    main.commands[command].make_context(command, list(arguments))
+
+
 def test_ballast_is_guaranteed_and_asks_for_whole_cpus() -> None:
     """Else the static CPU manager gives it no CPU of its own."""
     (pod,) = [p for p in map(_pod, _documents(K8S / "ballast.yaml")) if p]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.utils import canonicalize_name
 
 from labkit import __version__
 from labkit.containers import images, slim
@@ -76,8 +77,6 @@ def _task(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("name", ON_CLUSTER)
 def test_a_dry_run_shows_every_command_and_starts_none(name: str) -> None:
-    if name == "deploy-monitoring" and not (ROOT / "k8s/pod-monitoring.yaml").exists():
-        pytest.skip("k8s/pod-monitoring.yaml comes with the exporter")
     done = _task(name, "PROJECT=my-project", "--", "--dry")
     assert done.returncode == 0, done.stderr
     assert "\n+ kubectl " in f"\n{done.stdout}"
@@ -352,3 +351,27 @@ def test_what_a_service_says_of_its_latencies() -> None:
     said = summary([n * 1_000_000 for n in range(1, 101)], used_ns=400_000_000, wall_ns=2_000_000_000)
     assert said == {"requests": 100, "p50_ms": 51.0, "p99_ms": 100.0, "max_ms": 100.0, "cpu_share": 0.2}
     assert summary([], 0, 0)["requests"] == 0
+
+
+def test_what_the_exporter_imports_is_in_its_image() -> None:
+    entries = [
+        "labkit.cli",
+        "labkit.doctor",
+        "labkit.metrics.command",
+        "labkit.metrics.files",
+        "labkit.noisy.command",
+    ]
+    code = (
+        "import sys, importlib; before = set(sys.modules)\n"
+        f"for name in {entries!r}: importlib.import_module(name)\n"
+        "print(*set(sys.modules) - before)"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    homes = importlib.metadata.packages_distributions()
+    used = {
+        str(canonicalize_name(home))
+        for name in loaded.split()
+        if "." not in name
+        for home in homes.get(name, [])
+    }
+    assert used <= slim.closure(slim.KEPT, leave={"noisy-neighbour-lab"})
