@@ -73,7 +73,9 @@ def updated(markdown: str) -> str:
     def table(match: re.Match[str]) -> str:
         listed = entries(match["module"], tuple(match["names"].split()))
         rows = [f"| `{entry.call}` | {entry.what} |" for entry in listed]
-        return "\n".join([match["begin"].rstrip(), "", "| | |", "| --- | --- |", *rows, "", match["end"]])
+        return "\n".join(
+            [match["begin"].rstrip(), "", "| call | what it does |", "| --- | --- |", *rows, "", match["end"]]
+        )
 
     return _TABLE.sub(table, markdown)
 

@@ -30,6 +30,7 @@ __all__ = [
     "histogram",
     "histograms",
     "parts",
+    "use_style",
 ]
 
 BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#7F7F7F"
@@ -71,9 +72,14 @@ def _edge_label(value: float, unit: str) -> str:
     return f"{value:.3g} {unit}"
 
 
-def axes(ax: Axes | None, *, width: float = 7.2, height: float = 3.2) -> Axes:
-    """The axes given, or those of a figure of their own; in the lab's style either way."""
+def use_style() -> None:
+    """From now on matplotlib draws new axes in the lab's style."""
     plt.rcParams.update(_STYLE)
+
+
+def axes(ax: Axes | None, *, width: float = 7.2, height: float = 3.2) -> Axes:
+    """The axes given, or those of a figure of their own in the lab's style."""
+    use_style()
     if ax is not None:
         return ax
     return plt.subplots(figsize=(width, height))[1]

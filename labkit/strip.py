@@ -45,10 +45,13 @@ def strip(
     *,
     title: str,
     window_ms: float = 200.0,
+    until_ns: int | None = None,
     cpus: Sequence[int] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """A lane per CPU, coloured by who held it; what is blank was idle. The last ``window_ms`` before the last switch.
+    """A lane per CPU, coloured by who held it; what is blank was idle.
+
+    It shows the ``window_ms`` before ``until_ns``, or before the last switch.
 
     :param switched: see :func:`occupancy`.
     :param names: pids to be told apart, each with its name, at most four; all others are grey.
@@ -57,9 +60,12 @@ def strip(
     stretches = occupancy(switched)
     lanes = sorted(set(cpus) if cpus is not None else set(stretches["cpu"]))
     ax = axes(ax, height=1.2 + 0.45 * max(len(lanes), 1))
-    end = int(stretches["end_ns"].max()) if len(stretches) else 0
+    last = int(stretches["end_ns"].max()) if len(stretches) else 0
+    end = last if until_ns is None else until_ns
     begin = end - int(window_ms * 1e6)
-    shown = stretches[(stretches["end_ns"] > begin) & (stretches["pid"] != IDLE)]
+    shown = stretches[
+        (stretches["end_ns"] > begin) & (stretches["start_ns"] < end) & (stretches["pid"] != IDLE)
+    ]
     chosen = dict(zip(list(names)[: len(_COLOURS)], _COLOURS, strict=False))
     for lane, cpu in enumerate(lanes):
         here = shown[shown["cpu"] == cpu]

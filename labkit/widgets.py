@@ -96,12 +96,17 @@ class _Cpus:
 
     program = "sched_events"
 
-    def __init__(self, still: pd.DataFrame, names: Mapping[int, str], title: str, window_ms: float) -> None:
+    def __init__(
+        self, still: pd.DataFrame, names: Mapping[int, str] | pd.Series, title: str, window_ms: float
+    ) -> None:
         self._still, self._names, self._title, self._window_ms = still, dict(names), title, window_ms
         self._recent: pd.DataFrame | None = None
 
     def still(self, figure: Figure) -> None:
-        self._strip(figure, self._still, self._names, self._title, None)
+        # Up to when the named ones were last seen: what came after is not what the figure is about.
+        ours = self._still[self._still["prev_pid"].isin(list(self._names))]
+        until = int(ours["time_ns"].max()) if len(ours) else None
+        self._strip(figure, self._still, self._names, until_ns=until)
 
     def begin(self, prog: Program) -> None:
         self._recent = None
@@ -114,18 +119,10 @@ class _Cpus:
         newest = int(events["time_ns"].max()) if len(events) else 0
         self._recent = events[events["time_ns"] + int(2e6 * self._window_ms) > newest]
         shown = {**names, os.getpid(): "this notebook"}
-        self._strip(figure, self._recent, shown, self._title, sorted(os.sched_getaffinity(0)))
+        self._strip(figure, self._recent, shown, cpus=sorted(os.sched_getaffinity(0)))
 
-    def _strip(
-        self,
-        figure: Figure,
-        events: pd.DataFrame,
-        names: Mapping[int, str],
-        title: str,
-        cpus: list[int] | None,
-    ) -> None:
-        ax = figure.subplots()
-        strip(events, names, title=title, window_ms=self._window_ms, cpus=cpus, ax=ax)
+    def _strip(self, figure: Figure, events: pd.DataFrame, names: Mapping[int, str], **more: Any) -> None:
+        strip(events, names, title=self._title, window_ms=self._window_ms, ax=figure.subplots(), **more)
 
 
 class LiveFigure:
@@ -258,6 +255,7 @@ class LiveFigure:
 
 def _png(draw: Any) -> bytes:
     """A figure of its own, not pyplot's, as a PNG of two pixels to one."""
+    plots.use_style()
     figure = Figure(figsize=_SIZE_IN, layout="constrained")
     FigureCanvasAgg(figure)
     draw(figure)
@@ -293,7 +291,7 @@ def live_cpus(
     lab: Chapter,
     *,
     still: pd.DataFrame,
-    names: Mapping[int, str],
+    names: Mapping[int, str] | pd.Series,
     workloads: Sequence[Workload] = (),
     title: str = "Who is on which CPU",
     every_s: float = 1.0,

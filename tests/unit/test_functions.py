@@ -1,0 +1,67 @@
+"""The index of functions: complete, true, and with examples that run."""
+
+from __future__ import annotations
+
+import doctest
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import labkit
+from labkit import functions
+from labkit.paths import lab_root
+
+PAGE = lab_root() / "docs" / "functions.md"
+TEXT = PAGE.read_text(encoding="utf-8")
+#: Modules that `import labkit as lk` gives: all of their functions are for learners.
+MODULES = [name for name in labkit.__all__ if inspect.ismodule(getattr(labkit, name))]
+
+
+def blocks(kind: str) -> list[str]:
+    return re.findall(rf"^```pycon{kind}\n(.*?)^```", TEXT, flags=re.M | re.S)
+
+
+def test_everything_that_labkit_offers_at_the_top_is_there() -> None:
+    calls = set(re.findall(r"^\| `(?:[\w]+\.)*(\w+)", TEXT, flags=re.M))
+    missing = {name for name in labkit.__all__ if name not in MODULES} - calls
+    assert not missing, "add them to docs/functions.md, then: python -m labkit.functions"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_function_of_a_public_module_is_there(module: str) -> None:
+    listed = set(re.findall(rf"^\| `{module}\.(\w+)", TEXT, flags=re.M))
+    missing = {entry.name for entry in functions.entries(f"labkit.{module}")} - listed
+    assert not missing, "bring the tables up to date: python -m labkit.functions"
+
+
+def test_what_the_tables_name_is_there_and_says_what_it_is_for() -> None:
+    for module, names in re.findall(r"<!-- functions: ([\w.]+)([^>]*?) -->", TEXT):
+        for entry in functions.entries(module, tuple(names.split())):
+            assert entry.what.endswith((".", "?", ":")), f"{entry.call}: {entry.what}"
+
+
+def test_the_examples_run() -> None:
+    """All of the page's plain examples, in one session, as a reader would type them."""
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
+    source = "\n".join(blocks(""))
+    assert source.count(">>>") >= 15
+    test = doctest.DocTestParser().get_doctest(source, {}, PAGE.name, str(PAGE), 0)
+    report: list[str] = []
+    runner.run(test, out=report.append)
+    assert runner.summarize(verbose=False).failed == 0, "".join(report)
+
+
+def test_docstring_examples_of_the_public_modules_run() -> None:
+    for module in MODULES:
+        found = doctest.testmod(
+            getattr(labkit, module), optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+        )
+        assert found.failed == 0, module
+
+
+def test_links_into_the_page_lead_to_its_headings() -> None:
+    headings = {line[3:].lower().replace(" ", "-") for line in TEXT.splitlines() if line.startswith("## ")}
+    for page in (Path(lab_root(), "docs/glossary.md"), Path(lab_root(), "README.md")):
+        assert set(re.findall(r"functions\.md#([\w-]+)", page.read_text())) <= headings
