@@ -128,19 +128,20 @@ class Scope:
     :param groups: cgroups to make, as names or as :class:`Group`, such as ``["service", "hog"]``.
     :param cpu: make them in the cpu controller too. Without it there is neither weight nor quota, and all of them
         compete as if they were in the cgroup that this process is in.
+    :param weight: of the scope's own cgroup, against the rest of the machine (needs ``cpu``).
 
     >>> with Scope(["service"]) as scope:              # doctest: +SKIP
     ...     scope.add("service", os.getpid())
     """
 
-    def __init__(self, groups: Sequence[str | Group], *, cpu: bool = False) -> None:
+    def __init__(self, groups: Sequence[str | Group], *, cpu: bool = False, weight: int = 100) -> None:
         tree = hierarchy()
         if tree.unified is None:
             raise CgroupError("no cgroup2 tree to make a cgroup in", why=f"cgroups are {tree.mode} here")
         self._tree = tree
         self.groups = _with_ancestors(groups)
         self.names = list(self.groups)
-        self.cpu = cpu
+        self.cpu, self.weight = cpu, weight
         self._v1 = tree.controllers.get("cpu") if cpu else None
         mark = f"{_PREFIX}-{os.getpid()}-{start_ticks(os.getpid())}"
         serial = next(
@@ -164,6 +165,7 @@ class Scope:
                 self._enable_at_the_top()
             for root in self._roots():
                 self._make(root)
+            self._limit("", Group("", weight=self.weight))
             for name, group in self.groups.items():
                 self._limit(name, group)
         except OSError as error:
@@ -212,7 +214,9 @@ class Scope:
         folder = self.cpu_folder(name)
         if folder is None:
             if group.quota_us or group.weight != 100:
-                raise CgroupError(f"{name} has a weight or quota, and no cpu controller was asked for")
+                raise CgroupError(
+                    f"{name or 'a scope'} has a weight or quota, and no cpu controller was asked for"
+                )
             return
         if self._v1 is not None:
             if group.quota_us:

@@ -89,6 +89,7 @@ def hog_outside(seconds: float, cpu: int) -> Workload:
         f"{_SERVICE} on CPU {cpu}, and a process that never sleeps there, in the root cgroup",
         [worker("service", "service", cpu, seconds), worker("hog", "hog", cpu, seconds, group=OUTSIDE)],
         truth(cpu, "system", {"hog": 1.0}, causes=["foreign"]),
+        weight=100,  # against the root's own tasks, one of which the hog is
     )
 
 

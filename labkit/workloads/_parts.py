@@ -70,8 +70,12 @@ def make(
     *,
     groups: Sequence[Group] = (),
     paired: bool = False,
+    weight: int = 1000,
 ) -> Workload:
-    """A workload that cannot do without its cgroups."""
+    """A workload that cannot do without its cgroups.
+
+    :param weight: of all its cgroups together. Ten times the usual, so that what it declares holds on a busy machine too.
+    """
     return Workload(
         name,
         what,
@@ -82,6 +86,7 @@ def make(
         groups=tuple(groups),
         cpu_control=True,
         needs_cgroups=True,
+        weight=weight,
     )
 
 

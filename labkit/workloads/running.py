@@ -55,6 +55,7 @@ class Workload:
     :param paired: workers of the kinds ``pinger`` and ``bouncer`` get pipes to each other, two by two.
     :param groups: cgroups with a weight or a quota, or above others; those of the workers are made anyway.
     :param cpu_control: make the cgroups in the cpu controller too.
+    :param weight: of all of them together against the rest of the machine (``cpu.weight``, usually 100).
     :param needs_cgroups: without cgroups of its own it is not what it says: refuse instead of a note.
     """
 
@@ -67,6 +68,7 @@ class Workload:
     groups: tuple[Group, ...] = ()
     cpu_control: bool = False
     needs_cgroups: bool = False
+    weight: int = 100
 
     def start(self) -> Running:
         """Put the workers in their places, where they stand ready: :meth:`Running.go` lets them work.
@@ -194,7 +196,7 @@ class Running:
         places = dict.fromkeys(worker.place for worker in work.workers if worker.place)
         groups = [limits.pop(path, Group(path)) for path in places] + list(limits.values())
         try:
-            return self._stack.enter_context(Scope(groups, cpu=work.cpu_control))
+            return self._stack.enter_context(Scope(groups, cpu=work.cpu_control, weight=work.weight))
         except CgroupError as error:
             if work.needs_cgroups:
                 raise

@@ -2,7 +2,9 @@
 
 In each a **service** works some milliseconds of every 19 and times its own requests: its latency is an oracle that shares
 nothing with the scheduler's counters. Everything is pinned to one CPU unless the scenario says otherwise, so a scenario
-loads one CPU (``hog_elsewhere`` and ``migrating`` two) of a machine however large.
+loads one CPU (``hog_elsewhere`` and ``migrating`` two) of a machine however large. All its cgroups together have ten times
+the usual weight against the rest of the machine (``hog_outside``: the usual one), so that what is declared holds on a busy
+machine too; among themselves their weights are the usual ones unless declared.
 
 Where a scenario needs several tasks in one cgroup they are processes, not threads: to the scheduler both are tasks,
 Python's interpreter lock would let only one of its threads run, and each process stands parked with its own counters

@@ -175,9 +175,9 @@ def test_limits_are_as_asked_for_and_read_back_alike_in_both_kinds_of_tree() -> 
         cgroups.Group("pod", weight=250, quota_us=30_000, period_us=50_000),
         cgroups.Group("pod/a", weight=1),
     ]
-    with cgroups.Scope(groups, cpu=True) as scope:
-        folders = [scope.cpu_folder(name) for name in ("pod", "pod/a")]
+    with cgroups.Scope(groups, cpu=True, weight=1000) as scope:
+        folders = [scope.cpu_folder(name) for name in ("pod", "pod/a", "")]
         limits = oracles.cpu_limits([f for f in folders if f is not None])
-    assert limits["quota_us"].tolist() == [30_000, 0]
-    assert limits["period_us"].tolist() == [50_000, 100_000]
-    assert limits["weight"].tolist() == [250, 1]
+    assert limits["quota_us"].tolist() == [30_000, 0, 0]
+    assert limits["period_us"].tolist() == [50_000, 100_000, 100_000]
+    assert limits["weight"].tolist() == [250, 1, 1000]

@@ -169,8 +169,12 @@ def test_weights_make_shares(seen: Seen) -> None:
     """All three always want the CPU, so it is divided as 1 to 3 to 1, whatever the rest of the machine does."""
     rows = seen.cgroups
     assert rows["weight"].to_dict() == {"service": 100, "hog_a": 300, "hog_b": 100}
-    assert rows.loc["hog_a", "run_ns"] / rows.loc["hog_b", "run_ns"] == pytest.approx(3, rel=0.15)
-    assert rows.loc["service", "run_ns"] / rows.loc["hog_b", "run_ns"] == pytest.approx(1, rel=0.15)
+    ran, slices = (
+        rows["run_ns"],
+        36 * MS,
+    )  # a few ticks of 4 ms at either end, which matter where others take most of it
+    assert abs(ran["hog_a"] - 3 * ran["hog_b"]) <= 0.1 * ran["hog_a"] + slices, ran.to_string()
+    assert abs(ran["service"] - ran["hog_b"]) <= 0.1 * ran["hog_b"] + slices, ran.to_string()
     assert sum(seen.truth.declared["guilty"].values()) == 1
 
 
