@@ -1,0 +1,119 @@
+"""``./task metrics-demo``: exporter, a real Prometheus and a noisy neighbour, in one command.
+
+It prints the address of a page that draws who had the CPU while a service waited, and leaves the same as a figure in
+``outcomes/metrics-demo/``. Both go on until Ctrl-C, so that one can look around; ``--seconds`` ends them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from pathlib import Path
+
+import click
+import pandas as pd
+
+from labkit.errors import LabkitError
+from labkit.metrics.exporter import Exporter, Settings
+from labkit.metrics.figures import waits_over_time
+from labkit.metrics.judge import judged
+from labkit.metrics.labels import Labels
+from labkit.metrics.prometheus import Prometheus, quickened, rules_file
+from labkit.metrics.series import Limits
+from labkit.metrics.server import MetricsServer
+from labkit.paths import outcomes_dir
+
+__all__ = ["BY_OCCUPANT", "demo", "main"]
+
+_BEFORE_S, _HOG_S, _AFTER_S = 5.0, 20.0, 4.0
+#: Who had the CPU while a cgroup waited, as a rate.
+BY_OCCUPANT = 'sum by (occupant) (rate(labkit_runq_wait_by_occupant_seconds_total{name="service"}[5s]))'
+_BY_CAUSE = 'sum by (cause) (rate(labkit_runq_wait_seconds_total{name="service"}[5s]))'
+
+
+def demo(*, seconds: float | None, folder: Path) -> int:
+    """Run it; returns the exit code.
+
+    :param seconds: how long to stay after the figure is made; None: until Ctrl-C.
+    :raises LabkitError: if live measurement is not possible here, or Prometheus is not to be had.
+    """
+    from labkit.noisy.watch import Watch
+    from labkit.workloads import scenario
+
+    settings = Settings(Labels.parse(), Limits(keep_s=60), window_s=10)
+    with contextlib.ExitStack() as stack:
+        watch = stack.enter_context(Watch())
+        server = stack.enter_context(MetricsServer(0))
+        server.exporter = Exporter(watch.snapshot, settings=settings, judge=judged)
+        print(f"exporter    {server.url}", flush=True)
+        rules = quickened(rules_file().read_text(), 60)
+        prometheus = stack.enter_context(Prometheus([f"127.0.0.1:{server.port}"], rules=rules, fetch=True))
+        print(f"Prometheus  {prometheus.url}  (every second; its rules look at seconds instead of minutes)")
+        print(
+            f"            {_BEFORE_S:.0f} s of quiet, then a service beside a hog for {_HOG_S:.0f} s ...",
+            flush=True,
+        )
+        began = time.time()
+        time.sleep(_BEFORE_S)
+        with scenario("hog", seconds=_HOG_S).run():
+            ended = time.time()
+        time.sleep(_AFTER_S)
+        path = _figure(prometheus, began, ended, folder)
+        print(f"figure      {path}")
+        for name in sorted(_fired(prometheus, began)):
+            print(f"alert       {name} fired")
+        print(f"graph       {prometheus.graph_url(BY_OCCUPANT, _BY_CAUSE, minutes=2)}", flush=True)
+        if seconds is None:
+            print("\nCtrl-C ends it.", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait(seconds)
+    return 0
+
+
+def _fired(prometheus: Prometheus, began_s: float) -> set[str]:
+    seconds = int(time.time() - began_s) + 1
+    found = prometheus.query(f'max_over_time(ALERTS{{alertstate="firing", name="service"}}[{seconds}s])')
+    return set(found["alertname"]) if len(found) else set()
+
+
+def _figure(prometheus: Prometheus, began_s: float, ended_s: float, folder: Path) -> Path:
+    graph = prometheus.query_range(BY_OCCUPANT, start_s=began_s, end_s=time.time(), step_s=0.5)
+    if graph.empty:
+        raise LabkitError("Prometheus has no data on the service", remedy=f"look at {prometheus.url}/targets")
+    graph["seconds"] = (graph["time"] - pd.Timestamp(began_s, unit="s", tz="UTC")).dt.total_seconds()
+    path = folder / "who-had-the-cpu.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    axes = waits_over_time(
+        graph,
+        by="occupant",
+        title="Who had the CPU while the service waited, by Prometheus",
+        marked=[(_BEFORE_S, "the hog begins"), (ended_s - began_s, "it ends")],
+    )
+    axes.figure.savefig(path)
+    return path
+
+
+@click.command()
+@click.option(
+    "--seconds", type=float, default=None, help="Stay so long after the figure (default: until Ctrl-C)."
+)
+@click.option("--out", type=click.Path(path_type=Path), default=None, help="Folder of the figure.")
+def main(seconds: float | None, out: Path | None) -> None:
+    """Exporter, Prometheus and a noisy neighbour; prints the address of a graph."""
+    from labkit.system.launch import gain_rights
+
+    gain_rights([sys.executable, *sys.orig_argv[1:]])
+    import matplotlib
+
+    matplotlib.use("agg")
+    try:
+        sys.exit(demo(seconds=seconds, folder=out or outcomes_dir() / "metrics-demo"))
+    except LabkitError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
