@@ -115,7 +115,7 @@ class Recorder:
         }
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            for old in [*folder.glob("*.parquet"), folder / "capture.json"]:
+            for old in [*folder.glob("*.parquet"), *folder.glob("*.noisy"), folder / "capture.json"]:
                 old.unlink(missing_ok=True)
         except OSError as error:
             raise OutcomesError(f"cannot write {folder}", why=error.strerror or str(error)) from error

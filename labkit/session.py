@@ -22,6 +22,8 @@ from labkit.errors import ParameterError, UnsupportedKernel
 from labkit.kernel import environment, probe
 from labkit.ledger import Ledger, Mode
 from labkit.lessons import progress
+from labkit.noisy import archive
+from labkit.noisy.measure import Measured, measure
 from labkit.paths import captures_dir
 from labkit.program import Program, load
 from labkit.show import headless, sharp_figures
@@ -99,6 +101,35 @@ class Chapter:
         if self._recorder is not None:
             self._recorder.reading(label, value)
         return value
+
+    def noisy(self, workload: Workload, *, label: str = "", events: bool = False) -> Measured:
+        """Run a workload under the noisy-neighbour program, or say what was measured when it was recorded.
+
+        Its processes stay parked until the next call.
+
+        :param label: what this is called in the capture; the workload's name if empty.
+        :param events: record the event stream beside it (:class:`labkit.noisy.measure.Measured`).
+        """
+        key = label or workload.name
+        if self._capture is not None:
+            return self._capture_of(key, events=events)
+        self.release()
+        measured = measure(workload, events=events)
+        self._truths.append(measured.truth)
+        if self._recorder is not None:
+            kept = self._recorder.folder / f"{key}.noisy"
+            kept.unlink(missing_ok=True)
+            archive.save(kept, measured.recording)
+            self._recorder.truth(key, measured.truth)
+            if events:
+                self._recorder.reading(f"{key} events", measured.events)
+        return measured
+
+    def _capture_of(self, key: str, *, events: bool) -> Measured:
+        assert self._capture is not None
+        truth = self.run(Workload(key, "", ()), label=key)
+        recording = archive.load(self._capture.folder / f"{key}.noisy")
+        return Measured(truth, recording, self._capture.reading(f"{key} events") if events else {})
 
     def predict(self, values: Mapping[str, Any]) -> pd.Series:
         """Commit yourself before you measure: the prediction is kept in your own folder, with its time.
