@@ -304,13 +304,31 @@ def _with_ancestors(groups: Sequence[str | Group]) -> dict[str, Group]:
 
 
 def sweep() -> list[str]:
-    """Remove cgroups of ours whose owner is gone; returns their names. What cannot be removed is left alone."""
+    """Remove cgroups of ours whose owner is gone; returns their names. What cannot be removed is left alone.
+
+    The owner's pid in the name is of the owner's pid namespace: where processes of another one are inside (the lab in a
+    container, seen from the host), it tells us nothing.
+    """
     removed: dict[str, None] = {}
     for folder in _ours(hierarchy()):
         match = re.fullmatch(rf"{_PREFIX}-(\d+)-(\d+)-\d+", folder.name)
-        if match and start_ticks(match.group(1)) != match.group(2) and remove_cgroup(str(folder)):
+        if match is None or start_ticks(match.group(1)) == match.group(2) or _holds_strangers(folder):
+            continue
+        if remove_cgroup(str(folder)):
             removed[folder.name] = None
     return list(removed)
+
+
+def _holds_strangers(folder: Path) -> bool:
+    """Whether a process of another pid namespace is in a cgroup or below."""
+    ours = os.stat("/proc/self/ns/pid").st_ino
+    for procs in folder.rglob("cgroup.procs"):
+        with contextlib.suppress(OSError):
+            for pid in procs.read_text().split():
+                with contextlib.suppress(OSError):  # it has ended, or is somebody else's
+                    if pid == "0" or os.stat(f"/proc/{pid}/ns/pid").st_ino != ours:
+                        return True
+    return False
 
 
 def _ours(tree: Hierarchy) -> list[Path]:

@@ -1,6 +1,7 @@
 """A workload while it runs: seen from outside, ended early, killed."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -155,6 +156,34 @@ def test_cgroups_left_in_the_cpu_tree_are_swept_too() -> None:
         (orphan / "inner").mkdir(parents=True)
     assert cgroups.sweep() == ["labkit-999999999-2-0"]
     assert not any(orphan.exists() for orphan in orphans)
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare, of util-linux")
+def test_cgroups_of_the_lab_in_a_container_are_not_swept_from_outside() -> None:
+    """In there the owner's pid is another, so that by its name the cgroup looks abandoned."""
+    before = {folder for top in _trees() for folder in top.glob("labkit-*")}
+    inside = [
+        "unshare",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--mount-proc",
+        sys.executable,
+        "-c",
+        HOLD,
+        "throttled",
+    ]
+    owner = subprocess.Popen(inside, stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    assert owner.stdout.readline().split()
+    made = {f for top in _trees() for f in top.glob("labkit-1-*")} - before  # the first process in there
+    assert len(made) == len(_trees())
+    assert not {folder.name for folder in made} & set(cgroups.sweep())
+    assert all(folder.exists() for folder in made)
+    owner.kill()
+    owner.wait(timeout=20)
+    owner.stdout.close()
+    assert _eventually(lambda: cgroups.sweep() is not None and not any(folder.exists() for folder in made))
 
 
 def test_a_cgroup_that_cannot_be_made_undoes_those_before_it() -> None:
