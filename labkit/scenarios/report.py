@@ -16,6 +16,8 @@ from labkit.text import markdown, markdown_code
 
 __all__ = ["readme", "summary"]
 
+#: A verdict is well founded if it is right and the rule charged so much of the true wait to what it belongs to.
+FOUNDED_SHARE = 0.9
 _RATE_LIMIT_NS = 100_000
 _PLACES = 6
 
@@ -23,7 +25,8 @@ _PLACES = 6
 def summary(found: Sequence[Case], rows: pd.DataFrame) -> dict[str, Any]:
     """All that README says, for programs.
 
-    :returns: ``rules`` (name -> ``title``, ``source``, ...), ``right`` (rule -> how many verdicts are), and ``scenarios``:
+    :returns: ``rules`` (name -> ``title``, ``source``, ...), ``right`` (rule -> how many verdicts are), ``founded`` (of
+        them, those that stand on :data:`FOUNDED_SHARE` of the true wait), ``of`` (how many scenarios), and ``scenarios``:
         each with ``name``, ``what``, ``truth``, ``kernel``, ``recorded``, ``ledger``, ``article`` (what its two metrics
         count), and ``rules``: rows of the table by rule.
     """
@@ -42,16 +45,23 @@ def summary(found: Sequence[Case], rows: pd.DataFrame) -> dict[str, Any]:
             },
         },
         "right": {rule: int(part["right"].sum()) for rule, part in rows.groupby("rule", sort=False)},
+        "founded": {rule: int(_founded(part).sum()) for rule, part in rows.groupby("rule", sort=False)},
         "of": len(found),
         "scenarios": [_scenario(case, shown[shown["scenario"] == case.name]) for case in found],
     }
+
+
+def _founded(rows: pd.DataFrame) -> pd.Series:
+    return rows["right"] & (rows["placed_share"] >= FOUNDED_SHARE)
 
 
 def _scenario(case: Case, rows: pd.DataFrame) -> dict[str, Any]:
     seen = peers.seen(case.events, "article")
     mine = seen[seen["cgroup_id"].astype("int64") == case.victim]
     limited = peers.rate_limited(mine, _RATE_LIMIT_NS)
-    columns = [name for name in rows.columns if name not in ("scenario", "rule", "victim", "declared")]
+    columns = [
+        name for name in rows.columns if name not in ("scenario", "rule", "victim", "declared", "confidence")
+    ]
     return {
         "name": case.name,
         "what": case.what,
@@ -94,7 +104,11 @@ def _head(found: Sequence[Case], data: dict[str, Any]) -> Iterator[str]:
     )
     yield ""
     counts = ", ".join(f"{TITLES[rule]} {count}" for rule, count in data["right"].items())
-    yield f"**Right verdicts of {data['of']}: {counts}.**"
+    founded = ", ".join(f"{TITLES[rule]} {count}" for rule, count in data["founded"].items())
+    yield (
+        f"**Right verdicts of {data['of']}: {counts}.** Of them, those that stand on at least {FOUNDED_SHARE:.0%} of the "
+        f"true wait, charged to what it belongs to: {founded}."
+    ).replace("%", " %")
     yield ""
     yield "![Verdicts and shares of the true wait, per scenario and rule](verdicts.png)"
     yield ""
@@ -170,11 +184,11 @@ def _rules(data: dict[str, Any]) -> Iterator[str]:
     yield _percent(
         f"One judge for all (`labkit/sched/rules.py`): quiet below {duration(QUIET_NS_PER_S)} of contended wait per "
         f"second, or if the p99 is below {duration(QUIET_P99_NS)} and the waits do not add up; mixed if a second author "
-        f"has {MIXED_SHARE:.0%} or more; what is charged to idle is nobody's. So what differs is what a rule sees. The "
-        "article is replayed without its rate limit, which keeps a sample and counts nothing of the rest; bpftrace's and bcc's "
-        "tools name nobody, and are given the article's way to do so. *This lab* is the exact integral over the events; "
-        "`bpf/noisy_neighbor.c` computes the same in the kernel, and `tests/live/test_noisy_neighbor.py` holds it against "
-        "the integral, within 1% where there is contention."
+        f"has {MIXED_SHARE:.0%} or more; what is charged to idle is nobody's. What differs is what a rule sees. The "
+        "article is replayed without its rate limit, which keeps a sample and does not count the rest; bpftrace's and "
+        "bcc's tools name nobody, and are given the article's way to do so. *This lab* is the exact integral over the "
+        "events; `bpf/noisy_neighbor.c` computes the same in the kernel, and `tests/live/test_noisy_neighbor.py` holds it "
+        "against the integral, within 1% where there is contention."
     )
     yield ""
 
