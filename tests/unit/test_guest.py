@@ -27,7 +27,7 @@ from guest.qemu import qemu_arguments
 from guest.release import DEFAULT, RELEASES, Release
 from guest.repo import pack, shipped_files
 from guest.root import BASE_PACKAGES, TEST_PACKAGES
-from labkit.paths import lab_root
+from labkit.paths import bpf_dir, lab_root
 from labkit.system.step import Done
 
 DEBIAN = {"ID": "debian", "VERSION_CODENAME": "bookworm"}
@@ -185,6 +185,14 @@ def test_an_image_is_for_one_release_and_one_architecture() -> None:
 
 def test_the_document_is_what_the_surveys_say() -> None:
     assert compatibility.document().read_text() == compatibility.render(compatibility.load())
+
+
+@pytest.mark.slow  # whoever adds a program need not wait for four kernels at once
+def test_every_program_has_been_on_every_kernel() -> None:
+    programs = {path.stem for path in bpf_dir().glob("*.c")}
+    for survey in compatibility.load():
+        assert programs <= {row["program"] for row in survey["hooks"]}, "./task compatibility makes it anew"
+    assert len(compatibility.load()) == 1 + len(RELEASES)
 
 
 def surveyed(kernel: str, *hooks: tuple[str, str, str]) -> dict[str, Any]:
