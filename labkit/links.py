@@ -44,6 +44,9 @@ def check_links(folder: Path) -> tuple[int, int]:
                     elif not target.startswith("data:"):
                         followed += 1
                         wrong += _missing(page, target, folder)
+        inline = [element.get_text() for element in soup.find_all("style")]
+        inline += [str(element["style"]) for element in soup.find_all(style=True)]
+        wrong += [f"{page.relative_to(folder)} loads {target}" for css in inline for target in _fetched(css)]
         for anchor in soup.find_all("a", href=True):
             target = str(anchor["href"])
             if not _ELSEWHERE.match(target):
@@ -73,11 +76,15 @@ def _missing(page: Path, target: str, folder: Path) -> list[str]:
 
 def _styles(folder: Path) -> list[str]:
     return [
-        f"{sheet.relative_to(folder)} loads {match['target']}"
+        f"{sheet.relative_to(folder)} loads {target}"
         for sheet in sorted(folder.rglob("*.css"))
-        for match in _CSS_URL.finditer(sheet.read_text(encoding="utf-8", errors="replace"))
-        if _ELSEWHERE.match(match["target"])
+        for target in _fetched(sheet.read_text(encoding="utf-8", errors="replace"))
     ]
+
+
+def _fetched(css: str) -> list[str]:
+    """What a style sheet would load from elsewhere."""
+    return [match["target"] for match in _CSS_URL.finditer(css) if _ELSEWHERE.match(match["target"])]
 
 
 @cache

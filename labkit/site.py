@@ -39,6 +39,8 @@ from labkit.report import readme
 __all__ = ["Run", "Site", "build_site", "find_run", "site_command"]
 
 _LINK = re.compile(r"(?P<image>!?)\[(?P<label>(?:[^\[\]]|\[[^\[\]]*\])*)\]\((?P<target>[^()\s]+)\)")
+# Code in a language that the highlighter does not know is shown plain, which is no reason to have no site.
+_COMPLAINT = re.compile(r"\b(?:WARNING|ERROR|CRITICAL): (?!Lexing literal_block|Pygments lexer name)")
 _DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 _FIRST_DOCUMENTS = ("docs/glossary.md", "docs/functions.md", "docs/first-hour.md")
 _ENTRY_TITLES = {"README": "About the lab <README>"}
@@ -116,7 +118,7 @@ def build_site(target: Path | None = None, *, outcomes: Path | None = None) -> S
 
 
 def _sphinx(source: Path, built: Path, doctrees: Path) -> None:
-    argv = [sys.executable, "-m", "sphinx", "-b", "html", "-q", "-W", "--keep-going", "-E"]
+    argv = [sys.executable, "-m", "sphinx", "-b", "html", "-q", "-E"]
     argv += ["-c", str(lab_root() / "docs" / "site"), "-d", str(doctrees), str(source), str(built)]
     # Sphinx takes the language and the date of its pages from the environment; ours are the same everywhere.
     env = os.environ | {"LC_ALL": "C.UTF-8", "SOURCE_DATE_EPOCH": "0", "NO_COLOR": "1"}
@@ -125,9 +127,10 @@ def _sphinx(source: Path, built: Path, doctrees: Path) -> None:
         raise LabkitError(
             "the site cannot be made", why="Sphinx is not installed", remedy="use the environment of ./task"
         )
-    if done.returncode:
-        complaints = done.stderr.replace(f"{source}/", "").strip()
-        raise LabkitError("the site cannot be made: Sphinx complains", why=complaints)
+    complaints = [line for line in done.stderr.splitlines() if _COMPLAINT.search(line)]
+    if done.returncode or complaints:
+        why = "\n".join(complaints or [done.stderr.strip()]).replace(f"{source}/", "")
+        raise LabkitError("the site cannot be made: Sphinx complains", why=why)
     # What Sphinx needs to build faster next time, with paths of this machine in it.
     for left in (".buildinfo", "objects.inv"):
         (built / left).unlink(missing_ok=True)

@@ -57,7 +57,9 @@ class Lab:
 
     def open_notebook(self, name: str) -> None:
         """Open (or come back to) a notebook by its name and wait for its kernel."""
-        self.page.evaluate("path => jupyterapp.commands.execute('docmanager:open', {path})", name)
+        self.page.evaluate(
+            "async path => { await jupyterapp.commands.execute('docmanager:open', {path}); }", name
+        )
         self.page.wait_for_function(
             """async path => {
                 const panel = jupyterapp.shell.currentWidget;
@@ -71,7 +73,7 @@ class Lab:
 
     def run_all(self) -> None:
         """Run all cells of the notebook in front, and wait until the last one is done."""
-        self.page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
+        self.page.evaluate("async () => { await jupyterapp.commands.execute('notebook:run-all-cells'); }")
         self.settle()
 
     def settle(self) -> None:
