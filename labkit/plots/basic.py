@@ -1,7 +1,4 @@
-"""Figures from frames. They draw and compute nothing that a finding says; colours are safe for colour-blind readers.
-
-Palette: Okabe and Ito, https://jfly.uni-koeln.de/color/. Each function returns the Axes it drew on.
-"""
+"""The lab's style, and figures of no particular subject: histograms, bars, agreement of two accounts."""
 
 from __future__ import annotations
 
