@@ -112,11 +112,11 @@ class _Session:
 
     def once(self, seconds: float, *, say: bool) -> Recording:
         """Measure for so long."""
-        if say:
-            print(f"measuring for {seconds:g} s (Ctrl-C answers early) ...", file=sys.stderr, flush=True)
         first = self.watch.snapshot()
         before = self._read_all()
         with contextlib.suppress(KeyboardInterrupt):
+            if say:
+                print(f"measuring for {seconds:g} s (Ctrl-C answers early) ...", file=sys.stderr, flush=True)
             for _ in _ticks(seconds, _NAMES_EVERY_S):
                 self.watch.directory.names(self.watch.tables.ids())  # who dies before the end has a name then
         last = self.watch.snapshot()
