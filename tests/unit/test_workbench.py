@@ -44,6 +44,38 @@ def test_a_learners_notebook_is_never_overwritten_and_new_chapters_come(tmp_path
     assert (mine / "01_a.ipynb").read_text() == "my answers"
 
 
+def test_a_copy_that_was_only_opened_is_still_renewed(tmp_path: Path) -> None:
+    """JupyterLab notes the version of Python in each notebook that it opens, and saves that."""
+    source, mine = tmp_path / "notebooks", tmp_path / "my"
+    source.mkdir()
+    notebook = {"cells": [{"cell_type": "markdown", "metadata": {}, "source": "a kprobe"}], "metadata": {}}
+    (source / "01_a.ipynb").write_text(json.dumps(notebook))
+    copy_notebooks(source, mine)
+    opened = json.loads((mine / "01_a.ipynb").read_text())
+    opened["metadata"] = {"language_info": {"version": "3.11.7"}}
+    (mine / "01_a.ipynb").write_text(json.dumps(opened, indent=2))
+
+    notebook["cells"].append({"cell_type": "markdown", "metadata": {}, "source": "more"})  # type: ignore[attr-defined]
+    (source / "01_a.ipynb").write_text(json.dumps(notebook))
+    assert copy_notebooks(source, mine).renewed == ("01_a.ipynb",)
+    assert "more" in (mine / "01_a.ipynb").read_text()
+
+
+def test_the_glossary_lies_beside_the_copies_and_terms_lead_to_it(tmp_path: Path) -> None:
+    source, mine = tmp_path / "notebooks", tmp_path / "my"
+    source.mkdir()
+    notebook = {"cells": [{"cell_type": "markdown", "metadata": {}, "source": ["a kprobe\n", "and BTF"]}]}
+    (source / "01_a.ipynb").write_text(json.dumps(notebook))
+    copy_notebooks(source, mine)
+    (cell,) = json.loads((mine / "01_a.ipynb").read_text())["cells"]
+    assert cell["source"] == ["a [kprobe](glossary.md#kprobe)\n", "and [BTF](glossary.md#BTF)"]
+    glossary = (mine / "glossary.md").read_text()
+    assert "## kprobe" in glossary
+    assert set(re.findall(r"\]\(([^)#:]+)", glossary)) <= {"functions.md", "glossary.md", "https"}, (
+        "no link leads out of the folder"
+    )
+
+
 def test_working_copies_that_cannot_be_written_are_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(LabkitError, match="working copies") as caught:
@@ -118,6 +150,14 @@ def test_it_asks_for_no_news_and_looks_for_no_updates(server: tuple[int, str, Pa
     settings = get(server[1], "/lab/api/settings/@jupyterlab/apputils-extension:notification")
     defaults = {name: entry["default"] for name, entry in settings["schema"]["properties"].items()}  # type: ignore[index]
     assert (defaults["fetchNews"], defaults["checkForUpdates"]) == ("false", False)
+
+
+def test_a_fresh_copy_is_trusted_and_nothing_warns(server: tuple[int, str, Path]) -> None:
+    _, address, folder = server
+    entry = get(address, "/api/contents/01_hello_world.ipynb?content=1")
+    assert entry["content"]["cells"]  # type: ignore[index]
+    assert "WARN" not in (folder.parent / "log").read_text()
+    assert "not trusted" not in (folder.parent / "log").read_text()
 
 
 def test_every_link_of_the_index_leads_to_a_notebook(server: tuple[int, str, Path]) -> None:
