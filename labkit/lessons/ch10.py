@@ -22,7 +22,7 @@ from labkit.metrics.table import Layout
 from labkit.session import Chapter
 from labkit.workloads import Truth, Workload
 
-__all__ = ["Stage", "mode_with_prometheus", "samples", "table"]
+__all__ = ["Stage", "foreign", "mode_with_prometheus", "samples", "table"]
 
 _FRAMES = ("cgroups", "cells", "histograms", "names")
 
@@ -159,6 +159,20 @@ class Stage:
 
         found: pd.DataFrame = self.lab.read(label, take)
         return found
+
+
+def foreign(maps: Mapping[str, pd.DataFrame], cgroup_id: int) -> pd.DataFrame:
+    """Who had the CPU while a cgroup waited, itself left out.
+
+    :returns: ``occupant_id`` (uint64), ``name`` (str), ``wait_ns`` (uint64), the longest first.
+    """
+    cells = maps["cells"]
+    mine = cells[
+        (cells["victim_id"] == cgroup_id) & (cells["kind"] == "cgroup") & (cells["occupant_id"] != cgroup_id)
+    ]
+    names = maps["names"].rename(columns={"cgroup_id": "occupant_id"})[["occupant_id", "name"]]
+    found = mine.merge(names, on="occupant_id", how="left")[["occupant_id", "name", "wait_ns"]]
+    return found.sort_values("wait_ns", ascending=False, ignore_index=True)
 
 
 def samples(exposition: str) -> pd.DataFrame:

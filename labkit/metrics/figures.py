@@ -54,7 +54,8 @@ def waits_over_time(
         )
         bottom = bottom + height
     ax.set(
-        xlim=(at.min(initial=0), at.max(initial=1)), ylim=(0, max(float(bottom.max(initial=0)) * 1.15, 1e-6))
+        xlim=(at.min(initial=at.max(initial=1)), at.max(initial=1)),
+        ylim=(0, max(float(bottom.max(initial=0)) * 1.15, 1e-6)),
     )
     for moment, word in marked:
         ax.axvline(moment, color="black", linestyle=":", linewidth=1)
