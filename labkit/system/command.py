@@ -61,9 +61,12 @@ def _all_steps() -> list[Step]:
 
 
 def _who() -> str | None:
-    """The ordinary user that set-up is for: oneself, or who called sudo; None for root alone."""
+    """The ordinary user that set-up is for: oneself, or who called sudo; None for root alone, or without a name."""
     if os.geteuid() != 0:
-        return pwd.getpwuid(os.geteuid()).pw_name
+        try:
+            return pwd.getpwuid(os.geteuid()).pw_name
+        except KeyError:  # a container that runs as a number: nobody whom a group could be given to
+            return None
     caller = os.environ.get("SUDO_USER", "root")
     return None if caller == "root" else caller
 

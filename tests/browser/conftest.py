@@ -58,7 +58,7 @@ def _show_whole_notebooks(config: Path) -> None:
 
 
 def _address(server: subprocess.Popen[bytes], log: Path) -> str:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not (found := re.search(r"http://\S+", log.read_text())):
         assert server.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()

@@ -351,3 +351,9 @@ def test_what_was_asked_for_by_name_and_cannot_be_had_is_an_error(
     assert undecorated(None) == 0  # the lab goes on, in replay
     assert "the lab runs in replay" in capsys.readouterr().out
     assert undecorated(None, Wish.parse("bcc")) == 3
+
+
+def test_a_user_without_a_name_runs_in_replay_and_not_into_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Containers that run as a bare number have no entry in /etc/passwd."""
+    monkeypatch.setattr(command_module.os, "geteuid", lambda: 2**31 - 5)
+    assert command_module._who() is None
