@@ -26,6 +26,8 @@ __all__ = ["Copies", "copy_notebooks", "open_lab", "work_dir"]
 _OVERRIDES: dict[str, dict[str, object]] = {
     # The popup that asks whether to fetch news, and the request that asks for a newer JupyterLab.
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
+    # The names of the chapters need the room.
+    "@jupyterlab/filebrowser-extension:browser": {"showLastModifiedColumn": False},
     # The glossary opens to be read, not to be edited.
     "@jupyterlab/docmanager-extension:plugin": {"defaultViewers": {"markdown": "Markdown Preview"}},
 }

@@ -69,6 +69,35 @@ def test_a_term_leads_to_its_entry_in_the_glossary(lab: Lab) -> None:
     lab.save_and_close()
 
 
+@pytest.mark.parametrize(
+    ("name", "work"),
+    [("06_run_queue_latency", "service beside hog"), ("04_events_and_loss", "two pinned hogs")],
+)
+def test_a_live_figure_starts_shows_a_workload_and_stops(lab: Lab, name: str, work: str) -> None:
+    lab.open_notebook(f"{name}.ipynb")
+    lab.run_all()
+    front = lab.page.locator(".jp-NotebookPanel:not(.lm-mod-hidden)")
+    image, line = front.locator(".widget-image"), front.locator(".widget-html-content")
+    front.get_by_role("button", name="Start").scroll_into_view_if_needed()
+    still = image.get_attribute("src")
+    front.get_by_role("button", name="Start").click()
+    line.filter(has_text="Live.").wait_for(timeout=90_000)
+    first = image.get_attribute("src")
+    assert first != still
+    front.get_by_role("button", name=work).click()
+    lab.page.wait_for_timeout(5000)
+    assert image.get_attribute("src") != first
+    SCREENS.mkdir(parents=True, exist_ok=True)
+    lab.page.screenshot(path=SCREENS / f"live-{name}.png", scale="css")
+    front.get_by_role("button", name="Stop").click()
+    line.filter(has_text="Stopped.").wait_for(timeout=30_000)
+    last = image.get_attribute("src")
+    lab.page.wait_for_timeout(2500)
+    assert image.get_attribute("src") == last, "it stands still again"
+    assert front.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
+    lab.save_and_close()
+
+
 @pytest.mark.parametrize("path", chapters(), ids=lambda path: path.stem)
 def test_a_chapter_looks_right(lab: Lab, path: Path) -> None:
     lab.open_notebook(path.name)
