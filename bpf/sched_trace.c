@@ -15,6 +15,8 @@
  *   - task_struct.throttled?
  *   - task_struct.cgroups
  *   - css_set.dfl_cgrp
+ *   - css_set.subsys
+ *   - cgroup_subsys_state.cgroup
  *   - cgroup.kn
  *   - kernfs_node.id
  *   - task_struct.se
@@ -22,8 +24,12 @@
  *   - cfs_rq.rq
  *   - cfs_rq.throttled_clock_self?
  *   - cfs_rq.throttled_clock_self_time?
+ *   - "cfs_rq.throttled_clock_pelt|throttled_clock_task?"
+ *   - "cfs_rq.throttled_clock_pelt_time|throttled_clock_task_time?"
+ *   - cfs_rq.throttle_count?
  *   - rq.clock
  *   - rq.clock_task
+ *   - rq.clock_pelt?
  *   - rq.cpu
  *   - rq.nr_switches
  *   - task_struct.sched_info
@@ -32,6 +38,7 @@
  *   - sched_info.last_queued
  * params:
  *   ring_pages: {type: u32, default: 8192, help: "size of the ring in pages of memory, a power of two"}
+ *   subsystem: {type: s32, default: -1, help: "cgroups are those of this v1 controller's tree; -1 is the cgroup2 tree"}
  * maps:
  *   events: {holds: "the scheduler's events", ring: {tag: kind, types: {switched: 1, woken: 2, migrated: 3}}}
  *   switched: {holds: "a CPU went from one task to another", internal: true}
@@ -124,16 +131,51 @@ static __always_inline void count_loss(struct lk_trace_ledger *book)
         __sync_fetch_and_add(total, 1);
 }
 
+static __always_inline u64 cgroup_of(struct task_struct *task)
+{
+    struct css_set *set = task->cgroups;
+#if LK_PARAM_SUBSYSTEM >= 0
+    struct cgroup_subsys_state *state = NULL;
+    struct cgroup *group = NULL;
+    struct kernfs_node *node = NULL;
+    u64 id = 0;
+
+    bpf_probe_read_kernel(&state, sizeof(state), &set->subsys[LK_PARAM_SUBSYSTEM]);
+    bpf_probe_read_kernel(&group, sizeof(group), &state->cgroup);
+    bpf_probe_read_kernel(&node, sizeof(node), &group->kn);
+    bpf_probe_read_kernel(&id, sizeof(id), &node->id);
+    return id;
+#else
+    return set->dfl_cgrp->kn->id;
+#endif
+}
+
 /*
- * How long a queue has been throttled so far, by its own quota or an ancestor's (throttled_clock_self: since when it is,
- * throttled_clock_self_time: the sum of earlier times; kernel/sched/fair.c, since 6.6).
+ * How long a queue has been throttled so far, by its own quota or an ancestor's; only differences mean something.
+ * throttled_clock_self is since when it is, and throttled_clock_self_time the sum of earlier times (since 6.6, commit
+ * 677ea015f231). Before, there are the clocks that load tracking keeps, which stand still while the CPU idles: an upper bound.
  */
+#define LK_NAMED_throttled_clock_pelt 1 /* since 5.19 (commit 64eaf50731ac); else it is throttled_clock_task */
+#define LK_NAMED_(name) LK_NAMED_##name
+#define LK_NAMED(name) LK_NAMED_(name)
+
 static __always_inline u64 throttle_clock(struct cfs_rq *queue, u64 now)
 {
-#ifdef LK_HAS_cfs_rq_throttled_clock_self
+#if defined(LK_HAS_cfs_rq_throttled_clock_self) && defined(LK_HAS_cfs_rq_throttled_clock_self_time)
     u64 since = queue->throttled_clock_self, sum = queue->throttled_clock_self_time;
 
     return since && since < now ? sum + (now - since) : sum;
+#elif defined(LK_HAS_cfs_rq_throttled_clock_pelt) && defined(LK_HAS_cfs_rq_throttled_clock_pelt_time)
+    u64 since = queue->LK_cfs_rq_throttled_clock_pelt, sum = queue->LK_cfs_rq_throttled_clock_pelt_time, clock;
+    struct rq *rq = queue->rq;
+    int depth = queue->throttle_count;
+
+#if LK_NAMED(LK_cfs_rq_throttled_clock_pelt)
+    clock = rq->clock_pelt;
+#else
+    clock = rq->clock_task;
+#endif
+    return depth && clock > since ? sum + (clock - since) : sum;
 #else
     return 0;
 #endif
@@ -219,7 +261,7 @@ int lk_migrate(struct bpf_raw_tracepoint_args *ctx)
 
     if (!task->on_rq)
         return 0;
-    cgroup_id = task->cgroups->dfl_cgrp->kn->id;
+    cgroup_id = cgroup_of(task);
     book = ledger.lookup(&first);
     if (!book)
         return 0;
@@ -251,7 +293,7 @@ int lk_switch(struct bpf_raw_tracepoint_args *ctx)
     struct cfs_rq *queue = next->se.cfs_rq, *prev_queue;
     struct rq *rq = queue->rq;
     u64 now = rq->clock, stolen = now - rq->clock_task, switches = rq->nr_switches;
-    u64 prev_cgroup = prev->cgroups->dfl_cgrp->kn->id, next_cgroup = next->cgroups->dfl_cgrp->kn->id;
+    u64 prev_cgroup = cgroup_of(prev), next_cgroup = cgroup_of(next);
     u64 arrived = prev->sched_info.last_arrival;
     u64 queued = next->sched_info.last_queued, run_delay = next->sched_info.run_delay;
     u64 prev_clock = 0, next_clock = throttle_clock(queue, now), prev_state, *total;
