@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from learner import LIMIT_MS, Lab
 
-from labkit.notebook_io import chapters
+from labkit.notebook_io import chapters, read_solutions
 from labkit.paths import lab_root
 
 pytestmark = [
@@ -52,6 +52,26 @@ def test_a_learner_opens_01_runs_it_answers_wrong_and_then_right(lab: Lab) -> No
     right = lab.type_and_run(at, 'answer = "true"\nlk.check("01.3", answer)')
     assert "Right" in right
     assert "Hint" not in right
+    lab.save_and_close()
+
+
+@pytest.mark.parametrize("mode", ["live", "replay"])
+@pytest.mark.parametrize("path", chapters()[:4], ids=lambda path: path.stem)
+def test_the_first_hour_by_typing(lab: Lab, path: Path, mode: str) -> None:
+    """Chapters 00 to 03: each exercise answered with nonsense, which gets a hint, then with the solution."""
+    lab.open_notebook(path.name)
+    lab.type_and_run(lab.position("parameters"), f'mode = "{mode}"')
+    lab.run_all()
+    banner = next(cell for cell in lab.cells() if "lk.chapter(" in "".join(cell["source"]))
+    assert mode.upper() in str(banner["outputs"])
+    for exercise, solution in read_solutions(path).items():
+        at = lab.position(f"exercise:{exercise}")
+        call = next(line for line in solution.splitlines() if line.startswith("lk.check("))
+        nonsense = lab.type_and_run(at, f"answer = 'no idea'\n{call}")
+        assert "Not yet" in nonsense
+        assert "Hint 1 of" in nonsense
+        assert "Traceback" not in nonsense
+        assert "Right" in lab.type_and_run(at, solution), exercise
     lab.save_and_close()
 
 
