@@ -138,6 +138,7 @@ def test_without_a_network_a_lacking_package_is_a_failure_with_its_name(
 ) -> None:
     root, done = machine
     in_root(root, ["dpkg", "--purge", "--force-depends", "stress-ng"], network=False)
+    in_root(root, ["apt-get", "clean"], network=False)  # else apt has it at hand
     # `again` must not wait here for minutes: a sleep that returns at once goes before the real one.
     fast = "mkdir -p /tmp/fast; printf '#!/bin/sh\\n' >/tmp/fast/sleep; chmod +x /tmp/fast/sleep; PATH=/tmp/fast:$PATH"
     command = f"{fast} exec /lab/lima/provision.sh --user {USER} --kernel {done.kernel}"
