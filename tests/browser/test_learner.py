@@ -64,7 +64,7 @@ def test_the_first_hour_by_typing(lab: Lab, path: Path, mode: str) -> None:
     lab.run_all()
     banner = next(cell for cell in lab.cells() if "lk.chapter(" in "".join(cell["source"]))
     assert mode.upper() in str(banner["outputs"])
-    for exercise, solution in read_solutions(path).items():
+    for exercise, solution in read_solutions(path.parent / "solutions" / f"{path.stem}.py").items():
         at = lab.position(f"exercise:{exercise}")
         call = next(line for line in solution.splitlines() if line.startswith("lk.check("))
         nonsense = lab.type_and_run(at, f"answer = 'no idea'\n{call}")
