@@ -50,6 +50,9 @@ class Tables:
     _ids: dict[int, int] = field(default_factory=dict)  # index -> cgroup id, resting ones too
     _resting: dict[int, float] = field(default_factory=dict)  # index -> since when
     _dead: dict[int, _Sums] = field(default_factory=dict)  # cgroup id -> sums
+    _untold: dict[int, int] = field(
+        default_factory=dict
+    )  # cgroup id -> involuntary switches by nobody in particular
     _dead_cells: dict[tuple[int, str, int], np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -140,7 +143,7 @@ class Tables:
                 values[:, 0],
                 values[:, 1],
             ),
-            *_own_cells(ids, fields, told),
+            *_own_cells(ids, fields, self._rest_of(ids, fields, told)),
         ]
         if self._dead_cells:
             keys, counts = list(self._dead_cells), np.stack(list(self._dead_cells.values()))
@@ -154,6 +157,20 @@ class Tables:
                 )
             )
         return _joined(parts)
+
+    def _rest_of(self, ids: np.ndarray, fields: np.ndarray, told: np.ndarray) -> np.ndarray:
+        """Involuntary switches by nobody in particular: what could not be told.
+
+        The pairs are read a moment after the sums, so this may seem to shrink while tasks run; it never does.
+        """
+        involuntary, by_someone = fields[:, _INVOLUNTARY], told + fields[:, _THROTTLED_OUTS]
+        rest = np.where(involuntary > by_someone, involuntary - by_someone, 0)
+        most = [
+            max(now, self._untold.get(identity, 0))
+            for identity, now in zip(ids.tolist(), rest.tolist(), strict=True)
+        ]
+        self._untold = {identity: count for identity, count in zip(ids.tolist(), most, strict=True) if count}
+        return np.array(most, dtype=np.uint64)
 
     def _identities(self, indexes: np.ndarray) -> np.ndarray:
         return np.array([self._ids.get(index, 0) for index in indexes.tolist()], dtype=np.uint64)
@@ -232,6 +249,7 @@ class Tables:
         for identity in gone:
             sums = self._dead.pop(identity)
             self._bury(0, sums)
+            self._untold[0] = self._untold.get(0, 0) + self._untold.pop(identity, 0)
         for key in [k for k in self._dead_cells if k[0] in gone or k[2] in gone]:
             value = self._dead_cells.pop(key)
             victim, kind, occupant = key
@@ -309,11 +327,9 @@ def _joined(parts: list[_Cells]) -> _Cells:
     )
 
 
-def _own_cells(ids: np.ndarray, fields: np.ndarray, told: np.ndarray) -> list[_Cells]:
+def _own_cells(ids: np.ndarray, fields: np.ndarray, rest: np.ndarray) -> list[_Cells]:
     """What the program keeps beside the pairs: throttled, stolen and unknown time."""
-    involuntary, by_quota = fields[:, _INVOLUNTARY], fields[:, _THROTTLED_OUTS]
-    # What could not be told, or was counted between the reading of the two tables.
-    rest = np.where(involuntary > told + by_quota, involuntary - told - by_quota, 0).astype(np.uint64)
+    by_quota = fields[:, _THROTTLED_OUTS]
     nothing = np.zeros(len(ids), np.uint64)
     parts = []
     for kind, column, count in (
