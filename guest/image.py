@@ -69,8 +69,9 @@ _MUST_IMPORT = (
     "yaml",
 )
 
-# The only module between the kernel and its root disk; those it needs come with it.
-_DISK_MODULE = "virtio_blk"
+# What may stand between the kernel and its root disk; those that these need come with them, and what a kernel does not
+# have as a module is built in. The checksum is asked for by name when ext4 mounts, so that no dependency shows it.
+_DISK_MODULES = ("virtio_pci", "virtio_blk", "crc32c_generic", "ext4")
 
 
 @dataclass(frozen=True)
@@ -219,13 +220,16 @@ def _configure(root: Path) -> None:
 
 
 def _disk_modules(root: Path, kernel: str) -> list[Path]:
-    """The modules that the disk needs, those needed by others first. Empty if they are built in."""
+    """The modules that the disk needs, each after those that it needs itself. Empty if all are built in."""
     folder = root / "usr" / "lib" / "modules" / kernel
+    if not folder.is_dir():  # before the move to /usr
+        folder = root / "lib" / "modules" / kernel
+    needs = {}
     for line in (folder / "modules.dep").read_text().splitlines():
-        module, _, needs = line.partition(":")
-        if Path(module).name.split(".")[0] == _DISK_MODULE:
-            return [folder / name for name in [*reversed(needs.split()), module]]
-    return []
+        module, _, others = line.partition(":")
+        needs[Path(module).name.split(".")[0]] = [*reversed(others.split()), module]
+    listed = [path for name in _DISK_MODULES for path in needs.get(name, [])]
+    return [folder / path for path in dict.fromkeys(listed)]
 
 
 def _make_initrd(root: Path, kernel: str, target: Path) -> None:

@@ -180,6 +180,22 @@ def test_an_image_is_for_one_release_and_one_architecture() -> None:
     assert len(keys | {image_key(ARCHITECTURES["arm64"], DEFAULT)}) == len(RELEASES) + 1
 
 
+def test_the_disks_modules_come_after_those_that_they_need_and_once(tmp_path: Path) -> None:
+    folder = tmp_path / "usr/lib/modules/6.1"
+    folder.mkdir(parents=True)
+    (folder / "modules.dep").write_text(
+        "k/virtio.ko:\nk/virtio_ring.ko: k/virtio.ko\nk/virtio_pci.ko: k/virtio_ring.ko k/virtio.ko\n"
+        "k/virtio_blk.ko.xz: k/virtio_ring.ko k/virtio.ko\nk/other.ko: k/virtio.ko\n"
+    )
+    names = [path.name for path in image._disk_modules(tmp_path, "6.1")]
+    assert names == [
+        "virtio.ko",
+        "virtio_ring.ko",
+        "virtio_pci.ko",
+        "virtio_blk.ko.xz",
+    ]  # ext4 is built in there
+
+
 # -- what runs where ---------------------------------------------------------------------------------------------------
 
 
