@@ -134,10 +134,11 @@ def ensure_image(release: Release = DEFAULT, arch: Arch | None = None) -> Image:
     """
     arch = arch or host_arch()
     folder = guest_cache() / f"{release.name}_{arch.debian}_{image_key(arch, release)}"
-    with locked(guest_cache() / "build.lock", "image"):
-        if not (folder / "manifest.json").exists():
-            need_tools(arch, build=True)
-            _build(folder, arch, release)
+    if not (folder / "manifest.json").exists():
+        with locked(guest_cache() / "build.lock", "image"):
+            if not (folder / "manifest.json").exists():
+                need_tools(arch, build=True)
+                _build(folder, arch, release)
     need_tools(arch, build=False)
     manifest = json.loads((folder / "manifest.json").read_text())
     return Image(folder=folder, arch=arch, kernel=manifest["kernel"])
