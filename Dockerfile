@@ -26,9 +26,9 @@ RUN LABKIT_CACHE=/tmp/cache PYTHONPATH=/lab python3 -c 'from labkit.kernel impor
 # The environment, from the lock and before the lab itself: a change of the lab costs seconds.
 FROM debian AS packages
 RUN lima/provision.sh --image --no-environment --packages python3-venv,ca-certificates,python3-bpfcc
-COPY task Taskfile.yml pyproject.toml requirements.lock README.md LICENSE /lab/
+COPY task pyproject.toml requirements.lock LICENSE /lab/
 COPY labkit/__init__.py /lab/labkit/
-RUN LABKIT_VENV=/opt/labkit/venv PIP_NO_CACHE_DIR=1 ./task --version
+RUN touch README.md && LABKIT_VENV=/opt/labkit/venv PIP_NO_CACHE_DIR=1 ./task --version
 
 # What the exporter does not import goes: notebooks, figures, linters.
 FROM packages AS slim
