@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from labkit.lessons import Context, Feedback, exercise, expect_choice, expect_number, right, wrong
+from labkit import spec
+from labkit.errors import LabkitError
+from labkit.lessons import (
+    Context,
+    Feedback,
+    exercise,
+    expect_choice,
+    expect_number,
+    right,
+    source_of,
+    try_program,
+    wrong,
+)
+from labkit.program import Program
 
 _PREFERENCE = ("kprobe", "fentry", "tracepoint", "raw tracepoint")
 
@@ -55,3 +68,54 @@ def scheduler_tracepoints(answer: Any, context: Context) -> Feedback:
             "That counts names that begin with `sched`, whatever follows. The underscore belongs to it."
         )
     return expect_number(answer, truth, unit="tracepoints")
+
+
+@exercise(
+    "00.3",
+    question="Make `hello` hook in at the tracepoint sched:sched_process_fork, and at nothing else.",
+    hints=[
+        "The hooks are the four lines below `exec:` in the first comment, each KIND:PLACE. One is to be left.",
+        'Take all four lines as the old text, and one as the new: ` *     - "tracepoint:sched:sched_process_fork"`.',
+        'The old text begins with ` *     - "kprobe:{sys}execve"` and ends with ` *     - "raw_tracepoint:sys_enter"`.',
+    ],
+)
+def fork_instead(answer: Any, context: Context) -> Feedback:
+    """Live: load the answer, let a process start five others, and look. In replay: read the header comment."""
+    source = source_of(answer, contains="say_hello", original=spec.read("hello").source)
+    if isinstance(source, Feedback):
+        return source
+    try:
+        hooks = [hook for found in spec.parse(source, name="hello").hooks.values() for hook in found]
+    except LabkitError as error:
+        return wrong(f"The first comment cannot be read any more: {error.why or error.what}.")
+    if not hooks:
+        return wrong("No hook is left.")
+    others = [str(hook) for hook in hooks if "sched_process_fork" not in hook.target]
+    if others:
+        return wrong(
+            f"It may still hook in at {others[0]}: the first of the list that the kernel has is taken."
+        )
+    if any(hook.kind == "raw_tracepoint" for hook in hooks) and "LK_NR_execve" in source:
+        return wrong(
+            "At a raw tracepoint the program still compares the number of a system call, and there is none here: take "
+            "the kind `tracepoint`, or change `lk_exec`, too."
+        )
+    if any(hook.kind not in ("tracepoint", "raw_tracepoint") for hook in hooks):
+        return wrong("`sched_process_fork` is a tracepoint, not a function of the kernel.")
+    if context["lab"].mode == "replay":
+        return right("It reads right. In replay it cannot be loaded; live, the check does that.")
+    return try_program("hello", source, _start_five)
+
+
+def _start_five(program: Program) -> Feedback:
+    from labkit.workloads import exact_spawns
+
+    with exact_spawns(5).run():
+        program.stop()
+        hello = program.frame("hello")
+    forks = int(hello.loc[hello["comm"] == "lk-spawner", "calls"].sum())
+    if forks != 5:
+        return wrong(f"lk-spawner started 5 processes; the program counted {forks}.")
+    return right(
+        "lk-spawner made 5 processes, and the program counted 5. You have changed what the kernel does."
+    )

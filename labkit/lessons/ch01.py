@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from labkit.errors import LabkitError
-from labkit.lessons import Context, Feedback, exercise, expect_choice, expect_number, right, wrong
+from labkit.lessons import Context, Feedback, exercise, expect_choice, expect_number, right, source_of, wrong
 
 _STARTS = 23
 
@@ -24,10 +24,9 @@ _STARTS = 23
 )
 def count_per_process(answer: Any, context: Context) -> Feedback:
     """Live: load the answer, start 23 programs, and look. In replay: read the source."""
-    if not isinstance(answer, str) or "say_hello" not in answer:
-        return wrong("The whole C source is asked for, as text: begin with `hello_c` and change it.")
-    if answer == context["hello_c"]:
-        return wrong("This is the program as it was: `replace` found nothing to replace.")
+    answer = source_of(answer, contains="say_hello", original=context["hello_c"])
+    if isinstance(answer, Feedback):
+        return answer
     key = re.search(r"struct\s+lk_caller\s*\{([^}]*)\}", answer)
     if not key or not re.search(r"\bu32\s+tgid\s*;", key[1]):
         return wrong("`struct lk_caller`, the key, has no member `u32 tgid`.")

@@ -14,7 +14,7 @@ from labkit import bpfsys
 from labkit.bpfsys import MapType
 from labkit.compiler import MapDef
 from labkit.errors import LabkitError, ParameterError
-from labkit.lessons import Context, Feedback, exercise, right, wrong
+from labkit.lessons import Context, Feedback, exercise, right, source_of, wrong
 from labkit.maps import Map
 from labkit.spec import MapSpec
 
@@ -80,10 +80,9 @@ def _one_by_one(fd: int) -> int:
 )
 def read_histogram(answer: Any, context: Context) -> Feedback:
     """Live: load the answer, let this process read, and compare two maps of it. In replay: read the source."""
-    if not isinstance(answer, str) or "count_call" not in answer:
-        return wrong("The whole C source is asked for, as text: begin with `source` and change it.")
-    if answer == context["source"]:
-        return wrong("This is the program as it was: `replace` found nothing to replace.")
+    answer = source_of(answer, contains="count_call", original=context["source"])
+    if isinstance(answer, Feedback):
+        return answer
     if not re.search(r"BPF_(PERCPU_)?ARRAY\(\s*read_size\s*,\s*u64\s*,\s*65\s*\)", answer):
         return wrong("No map `read_size` of 65 u64 is declared.")
     if not re.search(r"^ \*\s+read_size:.*histogram", answer, re.M):

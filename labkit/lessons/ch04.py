@@ -10,7 +10,7 @@ import pandas as pd
 
 from labkit.errors import LabkitError
 from labkit.ledger import Ledger
-from labkit.lessons import Context, Feedback, exercise, expect_number, right, wrong
+from labkit.lessons import Context, Feedback, exercise, expect_choice, expect_number, right, source_of, wrong
 from labkit.ring import DISCARD
 
 _ASKED = 11
@@ -62,16 +62,15 @@ def eleventh_record(answer: Any, context: Context) -> Feedback:
         "Three places: `losses:` in the header comment, `struct lk_events_ledger`, and `on_wakeup()`.",
         "`losses: [ring_full, skipped]`; `u64 skipped;` behind `u64 ring_full;`; and after `book->seen++;` in on_wakeup "
         "count it, and return before anything is reserved.",
-        "source.replace('book->seen++;', 'book->seen++;\\n    book->skipped++;\\n    return 0;', 1) changes the first "
-        "place where an event is seen, which is on_wakeup.",
+        'In on_wakeup(), with enough around it to be there once: "book->seen++;\\n    event = '
+        'events.ringbuf_reserve(sizeof(struct lk_woken))" becomes "book->seen++; book->skipped++; return 0; ..."',
     ],
 )
 def skip_wakeups(answer: Any, context: Context) -> Feedback:
     """Live: load the answer, run a ping-pong, and hold what was received against the ledger. In replay: read the source."""
-    if not isinstance(answer, str) or "on_wakeup" not in answer:
-        return wrong("The whole C source is asked for, as text: begin with `source` and change it.")
-    if answer == context["source"]:
-        return wrong("This is the program as it was: `replace` found nothing to replace.")
+    answer = source_of(answer, contains="on_wakeup", original=context["source"])
+    if isinstance(answer, Feedback):
+        return answer
     if not re.search(r"^ \* ledger:.*losses:.*\bskipped\b", answer, re.M):
         return wrong(
             "The header comment does not name `skipped` as a loss, so the ledger would not know of it."
@@ -144,3 +143,29 @@ def gaps(answer: Any, context: Context) -> Feedback:
         if message and int(answer) != truth:
             return wrong(message)
     return expect_number(answer, truth, unit="gaps")
+
+
+@exercise(
+    "04.4",
+    question="What sets the distance from one group of kept switches to the next, in the figure of the overloaded ring?",
+    hints=[
+        "A group ends when the ring is full. What has to happen before the next one can begin?",
+        "Measure it on the axis: about how many milliseconds? Which of the numbers in the chapter is of that size?",
+    ],
+)
+def distance_of_groups(answer: Any, context: Context) -> Feedback:
+    """The reader's pause: the ring's size and the pair's pace set how wide a group is."""
+    feedback = expect_choice(
+        answer,
+        "how often the ring is read",
+        ["how fast the pair plays", "how often the ring is read", "how large the ring is"],
+        {
+            "how fast the pair plays": "A faster pair fills the page sooner: narrower groups. When does the next begin?",
+            "how large the ring is": "A larger ring holds a wider group. When does the next one begin?",
+        },
+    )
+    if not feedback.passed:
+        return feedback
+    return right(
+        "The ring stays full until it is read. Its size and the pair's pace set how wide the groups are."
+    )

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from labkit.errors import LabkitError
-from labkit.lessons import Context, Feedback, exercise, expect_choice, expect_number, right, wrong
+from labkit.lessons import Context, Feedback, exercise, expect_choice, expect_number, right, source_of, wrong
 
 _LONG_NS = 1_000_000
 
@@ -41,15 +41,15 @@ def wait_share(answer: Any, context: Context) -> Feedback:
     hints=[
         "A value's columns are the members of `struct lk_waits`: add `u64 long_waits;` there, before `comm`.",
         "`add()` is where one finished wait is added to the task's entry.",
-        "source.replace('    u64 preempted_wait_ns;\\n', '    u64 preempted_wait_ns;\\n    u64 long_waits;\\n') "
-        "adds the member; "
-        "do the same after `entry->waits++;` with `if (wait_ns >= 1000000) entry->long_waits++;`",
+        'change={"    u64 preempted_wait_ns;\\n": "    u64 preempted_wait_ns;\\n    u64 long_waits;\\n", ...}, '
+        "and the same with `entry->waits++;` and `if (wait_ns >= 1000000) entry->long_waits++;`",
     ],
 )
 def long_waits(answer: Any, context: Context) -> Feedback:
     """Live: load the answer, make two hogs wait, and look. In replay: read the source."""
-    if not isinstance(answer, str) or "lk_switch" not in answer:
-        return wrong("The whole C source is asked for, as text: begin with `source` and change it.")
+    answer = source_of(answer, contains="lk_switch")
+    if isinstance(answer, Feedback):
+        return answer
     if not re.search(r"\bu64\s+long_waits\s*;", answer):
         return wrong("The struct of results has no member `u64 long_waits`.")
     if not re.search(r"long_waits\s*(\+\+|\+=\s*1)|\+\+\s*entry->long_waits", answer):

@@ -7,10 +7,19 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter
 
-from labkit.drawings import Box, _arrow, _canvas, _draw
+from labkit.drawings import Box, _area, _arrow, _canvas, _draw
 from labkit.plots import BLUE, GREEN, GREY, ORANGE, VERMILION, axes
 
-__all__ = ["ladder", "samples", "scaling", "slot_ruler", "stamp_pairs", "two_paths"]
+__all__ = [
+    "entry_bytes",
+    "inside_and_outside",
+    "ladder",
+    "samples",
+    "scaling",
+    "slot_ruler",
+    "stamp_pairs",
+    "two_paths",
+]
 
 _INK = "#222222"
 
@@ -209,3 +218,60 @@ def samples() -> Axes:
 
 def _rectangle(x: float, y: float, width: float, height: float, colour: str) -> Rectangle:
     return Rectangle((x, y), width, height, facecolor=colour, edgecolor="none")
+
+
+def inside_and_outside() -> Axes:
+    """What runs in the kernel and what in your process, and the two things that pass between them."""
+    ax = _canvas(12.6, 4.4, "Your program runs over there; what it learnt you read from here")
+    _area(ax, (4.6, 0.1), 7.9, 4.2, "in the kernel")
+    boxes = {
+        "work": Box(6.3, 3.2, "whatever happens", "a call, a switch, a packet", GREY, width=2.9),
+        "hook": Box(10.6, 3.2, "hook", "a CPU comes by", ORANGE, width=2.4),
+        "program": Box(10.6, 1.0, "your program", "checked, then run", ORANGE, width=2.6),
+        "map": Box(6.3, 1.0, "map", "numbers by key", GREEN, width=2.4),
+        "frame": Box(2.0, 1.0, "DataFrame", "in your process", BLUE, width=2.4),
+        "source": Box(2.0, 3.2, "C and BTF", "compiled here", BLUE, width=2.4),
+    }
+    for box in boxes.values():
+        _draw(ax, box)
+    _arrow(ax, (7.75, 3.2), (9.4, 3.2))
+    _arrow(ax, (10.6, 2.7), (10.6, 1.5))
+    _arrow(ax, (9.3, 1.0), (7.5, 1.0))
+    _arrow(ax, (5.1, 1.0), (3.2, 1.0))
+    _arrow(ax, (3.2, 3.0), (9.3, 1.3), colour=GREY)
+    _note(ax, 5.55, 2.1, "loaded once", GREY, size=7.5)
+    _note(ax, 10.75, 2.1, "each time", GREY, size=7.5, ha="left")
+    _note(ax, 4.15, 1.2, "read", GREY, size=7.5)
+    return ax
+
+
+def entry_bytes() -> Axes:
+    """One entry of the map ``counts`` of ``syscall_counts``: which bytes are which column."""
+    ax = _canvas(12.6, 3.4, "One entry of `counts` as the kernel hands it out: each square is a byte")
+    rows = (
+        (2.1, "key", (("tgid", "uint32", 4, BLUE), ("nr", "uint32", 4, ORANGE))),
+        (
+            0.7,
+            "value",
+            (
+                ("calls", "uint64", 8, GREEN),
+                ("first_ns", "uint64", 8, BLUE),
+                ("last_ns", "uint64", 8, ORANGE),
+                ("comm", "text, up to its first zero", 16, GREY),
+            ),
+        ),
+    )
+    side = 0.265
+    for y, name, members in rows:
+        _note(ax, 0.1, y + 0.15, name, ha="left", size=9)
+        x = 1.0
+        for member, kind, size, colour in members:
+            for byte in range(size):
+                ax.add_patch(
+                    Rectangle((x + byte * side, y), side * 0.9, 0.3, facecolor=colour, edgecolor="none")
+                )
+            middle = x + size * side / 2
+            _note(ax, middle, y + 0.55, member, size=8.5)
+            _note(ax, middle, y - 0.25, kind, GREY, size=7.5)
+            x += size * side
+    return ax

@@ -1,8 +1,12 @@
 # %% exercise:01.1
 member = "struct lk_caller {\n"
 fill = "    bpf_get_current_comm("
-answer = hello_c.replace(member, member + "    u32 tgid;\n").replace(
-    fill, "    caller.tgid = bpf_get_current_pid_tgid() >> 32;\n" + fill
+answer = lk.write_program(
+    "hello",
+    change={
+        member: member + "    u32 tgid;\n",
+        fill: "    caller.tgid = bpf_get_current_pid_tgid() >> 32;\n" + fill,
+    },
 )
 lk.check("01.1", answer, lab=lab, hello_c=hello_c)
 

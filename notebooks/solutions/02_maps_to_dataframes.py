@@ -9,10 +9,13 @@ read_block = """    if (nr == LK_NR_read) {
             *cell += 1;
     }
 """
-answer = (
-    source.replace(declared, declared + declared.replace("write_size", "read_size"))
-    .replace(described, described + described.replace("write", "read"))
-    .replace(filled, read_block + filled)
+answer = lk.write_program(
+    "syscall_counts",
+    change={
+        declared: declared + declared.replace("write_size", "read_size"),
+        described: described + described.replace("write", "read"),
+        filled: read_block + filled,
+    },
 )
 lk.check("02.1", answer, lab=lab, source=source)
 

@@ -4,11 +4,13 @@ answer = row["wait_ns"] / (row["wait_ns"] + row["run_ns"])
 lk.check("06.1", answer, hogs=hogs)
 
 # %% exercise:06.2
-answer = source.replace(
-    "    u64 preempted_wait_ns;\n", "    u64 preempted_wait_ns;\n    u64 long_waits;\n"
-).replace(
-    "    entry->waits++;\n",
-    "    entry->waits++;\n    if (wait_ns >= 1000000)\n        entry->long_waits++;\n",
+answer = lk.write_program(
+    "runq_latency",
+    change={
+        "    u64 preempted_wait_ns;\n": "    u64 preempted_wait_ns;\n    u64 long_waits;\n",
+        "    entry->waits++;\n": "    entry->waits++;\n"
+        "    if (wait_ns >= 1000000)\n        entry->long_waits++;\n",
+    },
 )
 lk.check("06.2", answer, lab=lab)
 

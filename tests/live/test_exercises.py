@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import labkit as lk
 from labkit import spec
 from labkit.lessons import Feedback, exercises
 from labkit.notebook_io import chapters, read_solutions
@@ -21,8 +22,9 @@ COUNTS_C = spec.read("syscall_counts").source
 def solution(exercise: str, **names: Any) -> str:
     chapter = next(path for path in chapters() if path.stem.startswith(exercise[:2]))
     section = read_solutions(chapter.parent / "solutions" / f"{chapter.stem}.py")[exercise]
+    names["lk"] = lk
     exec(section.split("lk.check")[0], names)
-    return str(names["answer"])
+    return str(names["answer"].source)
 
 
 def hello(answer: str) -> Feedback:
@@ -85,4 +87,24 @@ def test_a_histogram_of_something_else_is_noticed(right: str, wrong: str, said: 
     assert right in whole
     feedback = reads(whole.replace(right, wrong))
     assert not feedback.passed
+    assert said in feedback.message
+
+
+def test_a_hook_that_is_another_is_tried_with_five_processes() -> None:
+    answer = solution("00.3")
+    context = {"lab": LIVE}
+    feedback = exercises("00")[2].check(answer, context)
+    assert feedback.passed, feedback.message
+    assert "5 processes" in feedback.message
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [("1000000", ""), ("0", "counted as long"), ("1000000000", "it must be")],
+    ids=["right", "no limit", "a second"],
+)
+def test_long_waits_are_held_against_sums_and_maxima(limit: str, said: str) -> None:
+    answer = solution("06.2").replace(">= 1000000)", f">= {limit})")
+    feedback = exercises("06")[1].check(answer, {"lab": LIVE})
+    assert feedback.passed is (said == ""), feedback.message
     assert said in feedback.message

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import labkit as lk
 from labkit import spec
 from labkit.lessons import Feedback, exercises
 from labkit.lessons.rings import Reader, delivery_speed, memory, watch
@@ -25,10 +26,10 @@ def skipping(answer: str) -> Feedback:
 
 
 def solution() -> str:
-    names = {"source": SOURCE}
+    names = {"source": SOURCE, "lk": lk}
     section = read_solutions(notebooks_dir() / "solutions" / "04_events_and_loss.py")["04.2"]
     exec(section.split("lk.check")[0], names)
-    return names["answer"]
+    return names["answer"].source
 
 
 def test_both_ways_to_read_give_the_same_and_leave_the_ring_as_it_was() -> None:

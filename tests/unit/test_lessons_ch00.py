@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from labkit.lessons import Feedback, exercises
+from labkit import spec
+from labkit.lessons import Feedback, exercises, write_program
 
 TRACEPOINTS = pd.DataFrame(
     {"name": ["sched_switch", "sched_wakeup", "sched_stat_wait", "pelt_sched", "schedule_x", "block_bio"]}
@@ -64,3 +66,42 @@ def test_other_counts_are_named(answer: Any, said: str) -> None:
     feedback = judge(2, answer, tracepoints=TRACEPOINTS)
     assert not feedback.passed
     assert said in feedback.message
+
+
+class TestForkInstead:
+    HELLO = spec.read("hello").source
+    HOOKS = HELLO[HELLO.index(' *     - "kprobe') : HELLO.index(" * maps:")]
+
+    def judge(self, hooks: str) -> Feedback:
+        answer = write_program("hello", change={self.HOOKS: hooks})
+        return judge(3, answer, lab=SimpleNamespace(mode="replay"))
+
+    def test_the_tracepoint_alone_is_right(self) -> None:
+        assert self.judge(' *     - "tracepoint:sched:sched_process_fork"\n').passed
+
+    @pytest.mark.parametrize(
+        ("hooks", "said"),
+        [
+            (
+                ' *     - "tracepoint:sched:sched_process_fork"\n *     - "kprobe:{sys}execve"\n',
+                "may still hook in",
+            ),
+            (' *     - "tracepoint:sched:sched_process_exec"\n', "may still hook in"),
+            (' *     - "raw_tracepoint:sched_process_fork"\n', "compares the number"),
+            (' *     - "kprobe:sched_process_fork"\n', "not a function"),
+            (' *     - "sched_process_fork"\n', "cannot be read"),
+            (" *     - tracepoint: sched\n", "cannot be read"),
+        ],
+    )
+    def test_typical_wrong_answers(self, hooks: str, said: str) -> None:
+        feedback = self.judge(hooks)
+        assert not feedback.passed
+        assert said in feedback.message
+
+    def test_no_change_and_a_change_that_does_not_fit_are_told(self) -> None:
+        context = {"lab": SimpleNamespace(mode="replay")}
+        assert "as it was" in judge(3, self.HELLO, **context).message
+        assert (
+            "could not be made"
+            in judge(3, write_program("hello", change={"kprobe:execve": "x"}), **context).message
+        )

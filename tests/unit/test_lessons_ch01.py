@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+import labkit as lk
 from labkit import spec
 from labkit.lessons import Feedback, exercises
 from labkit.lessons.ch01 import _judge_per_process
@@ -34,9 +35,9 @@ def changed(member: str = "    u32 tgid;\n", fill: str = "") -> str:
 
 def solution() -> str:
     section = read_solutions(notebooks_dir() / "solutions" / "01_hello_world.py")["01.1"]
-    names: dict[str, Any] = {"hello_c": HELLO_C}
+    names: dict[str, Any] = {"hello_c": HELLO_C, "lk": lk}
     exec(section.split("lk.check")[0], names)
-    return str(names["answer"])
+    return str(names["answer"].source)
 
 
 class TestPerProcess:
@@ -49,8 +50,8 @@ class TestPerProcess:
         ("answer", "said"),
         [
             (HELLO_C, "as it was"),
-            ("u32 tgid;", "whole C source"),
-            (None, "whole C source"),
+            ("u32 tgid;", "whole C program"),
+            (None, "whole C program"),
             (changed(member="    u64 tgid;\n"), "no member"),
             (changed(), "Nothing is ever put"),
             (changed(fill="    caller.tgid = bpf_get_current_pid_tgid();\n"), "upper half"),

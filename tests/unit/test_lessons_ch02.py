@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import labkit as lk
 from labkit import histogram, spec
 from labkit.lessons import Feedback, exercises
 from labkit.lessons.ch02 import _judge_read_histogram
@@ -38,8 +39,10 @@ def judge(number: int, answer: Any, **context: Any) -> Feedback:
 
 def solution(exercise: str, **names: Any) -> Any:
     section = read_solutions(notebooks_dir() / "solutions" / "02_maps_to_dataframes.py")[exercise]
+    names["lk"] = lk
     exec(section.split("lk.check")[0], names)
-    return names["answer"]
+    answer = names["answer"]
+    return getattr(answer, "source", answer)
 
 
 class TestReadHistogram:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import labkit as lk
 from labkit import spec
 from labkit.ledger import Ledger
 from labkit.lessons import Feedback, exercises
@@ -46,8 +47,10 @@ def judge(number: int, answer: Any, **context: Any) -> Feedback:
 
 def solution(exercise: str, **names: Any) -> Any:
     section = read_solutions(notebooks_dir() / "solutions" / "04_events_and_loss.py")[exercise]
+    names["lk"] = lk
     exec(section.split("lk.check")[0], names)
-    return names["answer"]
+    answer = names["answer"]
+    return getattr(answer, "source", answer)
 
 
 class TestEleventhRecord:
@@ -194,3 +197,18 @@ class TestCourse:
         found = course({"woken": nothing[["time_ns"]], "switched": nothing})
         assert list(found.columns) == ["ms", "delivered", "lost"]
         assert found.empty
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("how fast the pair plays", "narrower"),
+        ("how large the ring is", "wider"),
+        (5, "One of"),
+    ],
+)
+def test_the_distance_of_groups(answer: Any, said: str) -> None:
+    assert judge(4, "how often the ring is read").passed
+    feedback = judge(4, answer)
+    assert not feedback.passed
+    assert said in feedback.message
