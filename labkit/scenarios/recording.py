@@ -27,9 +27,9 @@ PAIRS: Mapping[str, str] = {"two_pinned_hogs": "hog", "two_kernel_hogs": "reader
 #: What is shown, in this order.
 NAMES: tuple[str, ...] = (*PAIRS, *SCENARIOS)
 #: How long each works. Two tasks that wake each other fill a small file in no time.
-SECONDS: Mapping[str, float] = {name: 0.12 if name == "wakeup_storm" else 1.5 for name in NAMES}
+SECONDS: Mapping[str, float] = {name: 0.1 if name == "wakeup_storm" else 1.5 for name in NAMES}
 #: Tasks end a little after their time is over.
-_REST_S = 0.4
+_REST_S = 0.8
 _TRUTH = "truth"
 
 
