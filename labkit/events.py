@@ -35,7 +35,16 @@ from labkit.program import Program, load, program_hash
 from labkit.ring import Batch, EventType, Ring
 from labkit.spec import read
 
-__all__ = ["Group", "Recording", "Run", "read_events", "record_command", "record_events", "stream_events"]
+__all__ = [
+    "Group",
+    "Recording",
+    "Run",
+    "drained",
+    "read_events",
+    "record_command",
+    "record_events",
+    "stream_events",
+]
 
 _MOST_BYTES = 16 << 20  # of one read; the ring's own size bounds it too
 _REST_S = 2.0  # how long CPUs may take to finish what they were doing when the program was detached
@@ -136,6 +145,19 @@ def stream_events(
             yield pending.take()
     if pending.count:
         yield pending.take()
+
+
+def drained(program: Program, ring: str, kind: str) -> pd.DataFrame:
+    """Stop a program and return all events of one kind that still lie in its ring.
+
+    :returns: columns and dtypes as the C struct has them, without its tag; no rows if there are none.
+    """
+    source = program.ring(ring)
+    program.stop()
+    groups = list(stream_events(program, ring, seconds=0.001))
+    if not groups:
+        groups = [_Pending(source.kinds).take()]
+    return pd.concat([group.frame(kind) for group in groups], ignore_index=True)
 
 
 def _smallest_record(ring: Ring) -> int:

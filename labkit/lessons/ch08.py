@@ -1,0 +1,156 @@
+"""Exercises of chapter 08, the noisy neighbour."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from labkit.events import drained
+from labkit.lessons import Context, Feedback, exercise, expect_choice, expect_number, right, source_of, wrong
+from labkit.lessons.programs import try_program
+from labkit.program import Program
+from labkit.spec import read
+
+_ARTICLE = "netflix_noisy_neighbor"
+
+
+def _foreign(context: Context) -> pd.Series:
+    cells, ids = context["cells"], context["ids"]
+    own = cells["occupant_id"] == ids["service"]
+    foreign = cells[(cells["kind"] == "cgroup") & ~own]
+    waited: pd.Series = foreign.set_index("occupant_id")["wait_ns"].astype("float64")
+    return waited
+
+
+@exercise(
+    "08.1",
+    question="What share (0 to 1) of its foreign wait did the service wait for hog_b?",
+    hints=[
+        "`cells` has the rows of one victim, the service. Which of them are time that *another cgroup* had the CPU?",
+        "kind == 'cgroup' and occupant_id != ids['service']; what remains is the whole.",
+        "foreign.loc[foreign['occupant_id'] == ids['hog_b'], 'wait_ns'].sum() / foreign['wait_ns'].sum()",
+    ],
+)
+def share_of_hog_b(answer: Any, context: Context) -> Feedback:
+    """A share of the foreign wait, not of all of it."""
+    foreign, ids = _foreign(context), context["ids"]
+    truth = float(foreign.get(ids["hog_b"], 0.0) / foreign.sum())
+    if isinstance(answer, (int, float)) and not isinstance(answer, bool):
+        if abs(answer - float(foreign.get(ids["hog_a"], 0.0) / foreign.sum())) < 0.005:
+            return wrong("That is hog_a's share.")
+        whole = float(context["cells"]["wait_ns"].sum())
+        of_all = float(foreign.get(ids["hog_b"], 0.0) / whole)
+        if abs(answer - of_all) < 0.0005 < abs(of_all - truth):
+            return wrong(
+                "That is a share of all its wait; idle, steal and its own tasks are no foreign wait."
+            )
+    return expect_number(answer, truth, within=0.001)
+
+
+@exercise(
+    "08.2",
+    question="Stamp prev as well, if it is put off the CPU while it would go on.",
+    hints=[
+        "When does prev begin to wait? When it is runnable and not running: `ctx->args[0] || !ctx->args[3]`.",
+        "The stamp is what `enqueued(task)` sets. It leaves out pid 0 already.",
+        'change={"    if (!next_pid)\\n        return 0;\\n": "    if (ctx->args[0] || !ctx->args[3])\\n'
+        '        enqueued(prev);\\n    if (!next_pid)\\n        return 0;\\n"}',
+    ],
+)
+def stamp_the_preempted(answer: Any, context: Context) -> Feedback:
+    """Live: two hogs wait, and what the mended program sees is held against run_delay."""
+    source = source_of(answer, contains="lk_switch", original=read(_ARTICLE).source)
+    if isinstance(source, Feedback):
+        return source
+    body = source[source.index("int lk_switch") :]
+    if "args[0]" not in body and "args[3]" not in body:
+        return wrong("`lk_switch` still does not ask whether prev would go on: args[0] and args[3] tell.")
+    if context["lab"].mode == "replay":
+        return right("It reads right. In replay it cannot be compiled and run; live, the check does both.")
+    return try_program(_ARTICLE, source, _two_hogs, rate_limit_ns=0, wake=False)
+
+
+def _two_hogs(program: Program) -> Feedback:
+    from labkit.workloads import two_pinned_hogs
+
+    with two_pinned_hogs(seconds=0.5).run() as truth:
+        program.stop()
+        events = drained(program, "events", "runq")
+        books = truth.tasks.set_index("cgroup_id")["run_delay_ns"]
+        stamps = program.frame("runq_enqueued")
+    seen = float(events[events["cgroup_id"].isin(books.index)]["runq_lat"].sum())
+    share = seen / float(books.sum())
+    if (stamps["pid"] == 0).any():
+        return wrong("Idle (pid 0) was stamped: nobody waits there.")
+    if share > 1.15:
+        return wrong(
+            f"It sees {share:.0%} of run_delay, more than there was: is a task stamped that goes to sleep by itself?"
+        )
+    if share < 0.25:
+        return wrong(
+            f"It sees {share:.0%} of the two hogs' run_delay. Which of args[0] and args[3] did you test?"
+        )
+    if share < 0.9:
+        return wrong(
+            f"It sees {share:.0%} of run_delay: some that were put off are still missed. Either condition is enough."
+        )
+    return right(f"Now it sees {share:.1%} of what the two hogs waited.")
+
+
+@exercise(
+    "08.3",
+    question="What helps the service without taking anything from what the weights promise the others?",
+    hints=[
+        "The verdict says whether hog_a took more than its share.",
+        "Which of the three leaves both hogs with at least what they have now?",
+    ],
+)
+def what_helps(answer: Any, context: Context) -> Feedback:
+    """Nobody exceeded their share: placement is the remedy."""
+    move = "move the service to another CPU"
+    return expect_choice(
+        answer,
+        move,
+        ["throttle hog_a", "raise the service's weight", move],
+        {
+            "throttle hog_a": "It helps the service, but hog_a was promised three times hog_b's time and took no more: "
+            "a quota breaks that promise even while nobody else wants the CPU.",
+            "raise the service's weight": "It helps the service at the hogs' expense: it changes what the weights promise.",
+        },
+    )
+
+
+@exercise(
+    "08.4",
+    question="Draw the time the service waited for each cgroup, in ms, as horizontal bars with a labelled axis.",
+    hints=[
+        "cells[cells['kind'] == 'cgroup'] has one row per bar; wait_ns / 1e6 are ms.",
+        "fig, ax = plt.subplots(); ax.barh(names, values); ax.set_xlabel('waited (ms)'); answer = ax",
+    ],
+)
+def draw_the_blame(answer: Any, context: Context) -> Feedback:
+    """The bars are read back from the axes."""
+    if not hasattr(answer, "patches") or not hasattr(answer, "get_xlabel"):
+        return wrong(
+            "The Axes is asked for: what plt.subplots() returns second, or what .plot.barh() returns."
+        )
+    cells = context["cells"]
+    wanted = sorted((cells[cells["kind"] == "cgroup"]["wait_ns"].astype("float64") / 1e6).tolist())
+    drawn = sorted(float(bar.get_width()) for bar in answer.patches)
+    if len(drawn) != len(wanted):
+        tall = sorted(float(bar.get_height()) for bar in answer.patches)
+        if len(tall) == len(wanted) and _close(tall, wanted):
+            return wrong("These bars stand upright; names are easier to read beside bars that lie: barh.")
+        return wrong(f"There are {len(drawn)} bars; `cells` has {len(wanted)} rows of kind cgroup.")
+    if _close([one / 1e6 for one in drawn], wanted):
+        return wrong("The bars are in nanoseconds; ms are asked for.")
+    if not _close(drawn, wanted):
+        return wrong("The bars are not as long as `wait_ns` says.")
+    if "ms" not in answer.get_xlabel():
+        return wrong("The axis does not say what it shows: a label with the unit, such as 'waited (ms)'.")
+    return right("Who held the CPU while the service waited, at a glance.")
+
+
+def _close(found: list[float], wanted: list[float]) -> bool:
+    return all(abs(a - b) <= 0.001 * max(abs(b), 1e-6) for a, b in zip(found, wanted, strict=True))
