@@ -51,8 +51,8 @@ class Term:
 
     @property
     def anchor(self) -> str:
-        """The fragment of its heading where Markdown is shown as on code hosts: ``run-queue``."""
-        return self.heading_id.lower()
+        """The fragment of its heading where Markdown is shown as on code hosts: ``run-queue``, ``cpumax``."""
+        return re.sub(r"[^\w\- ]", "", self.name).lower().replace(" ", "-")
 
     @property
     def heading_id(self) -> str:

@@ -44,6 +44,18 @@ def test_names_and_forms_are_unique_and_in_order() -> None:
     assert sorted({form for form in forms if forms.count(form) > 1}) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "on_code_hosts", "in_jupyterlab"),
+    [("run queue", "run-queue", "run-queue"), ("cpu.max", "cpumax", "cpu.max"), ("BTF", "btf", "BTF"),
+     ("run_delay", "run_delay", "run_delay"), ("per-CPU map", "per-cpu-map", "per-CPU-map")],
+)  # fmt: skip
+def test_headings_have_the_ids_that_each_renderer_makes(
+    name: str, on_code_hosts: str, in_jupyterlab: str
+) -> None:
+    term = Term(name, (name,), "")
+    assert (term.anchor, term.heading_id) == (on_code_hosts, in_jupyterlab)
+
+
 class TestLinks:
     def test_only_the_first_use_is_linked_and_the_longer_term_wins(self) -> None:
         known = [Term("tracepoint", ("tracepoint",), ""), Term("raw tracepoint", ("raw tracepoint",), "")]
