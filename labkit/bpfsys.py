@@ -269,6 +269,9 @@ def map_lookup_batch(
     return struct.unpack_from("=I", block.raw, 32)[0], False
 
 
+_LOAD_ATTEMPTS = 5
+
+
 def prog_load(
     kind: int,
     instructions: bytes,
@@ -282,6 +285,8 @@ def prog_load(
     kernel_version: int = 0,
 ) -> int:
     """Load a program; returns its file descriptor.
+
+    The verifier gives up with EAGAIN when a signal arrives (``kernel/bpf/verifier.c``); it is asked again, as libbpf does.
 
     :param log: a buffer that the verifier writes its log to, when ``log_level`` is 1 or more.
     """
@@ -310,7 +315,13 @@ def prog_load(
         0,  # line_info_cnt
         attach_btf_id,
     )
-    return bpf(_Cmd.PROG_LOAD, attr)[0]
+    for attempt in range(_LOAD_ATTEMPTS):
+        try:
+            return bpf(_Cmd.PROG_LOAD, attr)[0]
+        except BlockingIOError:
+            if attempt + 1 == _LOAD_ATTEMPTS:
+                raise
+    raise AssertionError("not reached")
 
 
 def raw_tracepoint_open(prog_fd: int, name: str | None) -> int:

@@ -31,8 +31,8 @@ DEFAULT_S = 5.0
 #: The live table looks at the last so many seconds, and looks again so often, or as much less often as it takes to use no
 #: more than this share of one CPU for it.
 WINDOW_S, EVERY_S, CPU_SHARE = 10.0, 2.0, 0.008
-#: Cgroups with more tasks than this are not asked for their tasks' counters at each look.
-_MOST_TASKS = 100
+#: So many tasks are asked for their counters at each look.
+_MOST_TASKS = 40
 _NAMES_EVERY_S = 1.0
 _ROWS, _LINES_AROUND = 20, 22
 

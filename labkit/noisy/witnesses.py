@@ -16,8 +16,8 @@ from labkit.kernel.cgroup import Hierarchy, Level, ancestors
 
 __all__ = ["SCHEMAS", "Evidence", "Reading", "Task", "evidence", "read"]
 
-#: At most so many cgroups are read, and tasks only of those that have no more than this: a reading shall not become the
-#: load it is to explain.
+#: At most so many cgroups are read, and so many tasks in all (0.2 ms each): a reading shall not become the load it is to
+#: explain.
 MOST_CGROUPS, MOST_TASKS = 2_000, 5_000
 _REALTIME, _IDLE = (
     (1, 2, 6),
@@ -124,7 +124,7 @@ def read(
     :param paths: id -> path in the tree of identity. The root, with the most tasks, is read last: the nearer in time to
         the snapshot a reading is, the smaller its residual.
     :param everything: True if these are all cgroups that there are.
-    :param most_tasks: of cgroups with more tasks, no task is asked.
+    :param most_tasks: so many tasks are asked in all; a cgroup with more than are left is read without its tasks.
     """
     began = time.monotonic()
     chosen = dict(sorted(paths.items(), key=lambda item: item[1] == "/")[:MOST_CGROUPS])
@@ -133,6 +133,7 @@ def read(
     for cgroup_id, path in chosen.items():
         found = _member(tree, path, levels, most_tasks)
         if found is not None:
+            most_tasks -= len(found.tasks)
             members[cgroup_id] = found
     return Reading(members, everything and len(chosen) == len(paths), time.monotonic() - began)
 
