@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.live import Live
 
@@ -196,10 +197,16 @@ def _of(interval: Snapshot, evidence: Evidence) -> Evidence:
 
 def _worth_reading(interval: Snapshot, rows: int) -> list[int]:
     """Who waited most, and whom they waited for most."""
-    victims = interval.cgroups.nlargest(rows, "wait_ns")["cgroup_id"]
-    cells = interval.cells[interval.cells["victim_id"].isin(victims) & (interval.cells["kind"] == "cgroup")]
-    held = cells.groupby("occupant_id")["wait_ns"].sum().nlargest(rows).index
-    return list(dict.fromkeys([*victims.tolist(), *held.tolist()]))
+    waited = interval.cgroups["wait_ns"].to_numpy()
+    victims = interval.cgroups["cgroup_id"].to_numpy()[np.argsort(waited, kind="stable")[::-1][:rows]]
+    cells = interval.cells
+    victim, occupant, wait_ns = (cells[name].to_numpy() for name in ("victim_id", "occupant_id", "wait_ns"))
+    ours = np.isin(victim, victims) & (occupant != 0)
+    occupants, place = np.unique(occupant[ours], return_inverse=True)
+    held = np.zeros(len(occupants), np.uint64)
+    np.add.at(held, place, wait_ns[ours])
+    most = occupants[np.argsort(held, kind="stable")[::-1][:rows]]
+    return list(dict.fromkeys([*victims.tolist(), *most.tolist()]))
 
 
 def _ticks(seconds: float, every_s: float) -> Iterator[None]:
