@@ -68,7 +68,7 @@ def _stream(text: str) -> None:
 
 
 def _run(guest: Machine, argv: list[str], timeout_s: float) -> int:
-    code, _ = guest.run(argv, timeout_s=timeout_s, env={"PYTEST_TIMEOUT": "300"}, on_text=_stream)
+    code, _ = guest.run(argv, timeout_s=timeout_s, env={"PYTEST_TIMEOUT": "600"}, on_text=_stream)
     return code
 
 

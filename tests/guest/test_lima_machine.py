@@ -30,7 +30,7 @@ def run(*command: str, user: str = "root", **changes: str) -> subprocess.Complet
         cwd=LAB,
         text=True,
         capture_output=True,
-        timeout=240,
+        timeout=500,
         check=False,
     )
 
@@ -76,7 +76,9 @@ def test_the_probe_of_lima_compiles_and_loads_a_program_as_the_user() -> None:
     assert Path(LAUNCHER).exists()
     done = run("sh", "lima/ready.sh", user=USER)
     assert done.returncode == 0, done.stderr
-    assert "ready: kprobe:" in done.stdout
+    # Not the kprobe: Debian lets nobody but CAP_SYS_ADMIN open perf events (kernel.perf_event_paranoid is 3), and the
+    # program's next hook is the same function by fentry.
+    assert "ready: fentry:" in done.stdout
 
 
 def test_the_probe_says_no_where_bcc_is_missing() -> None:

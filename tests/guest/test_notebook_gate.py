@@ -36,7 +36,7 @@ def test_a_killed_kernel_and_an_early_exit_are_failures(tmp_path: Path) -> None:
         "--outcomes",
         str(tmp_path / "outcomes"),
     ]
-    done = subprocess.run(command, cwd=LAB, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, cwd=LAB, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 1, f"{done.stdout}\n{done.stderr}"
     (summary,) = (tmp_path / "outcomes").rglob("summary.json")
     statuses = {book["name"]: book["status"] for book in json.loads(summary.read_text())["notebooks"]}
