@@ -15,7 +15,6 @@ import prometheus_client
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
-    HistogramMetricFamily,
     InfoMetricFamily,
 )
 from prometheus_client.metrics_core import Metric
@@ -23,7 +22,7 @@ from prometheus_client.metrics_core import Metric
 from labkit import __version__
 from labkit.metrics.series import Book, Series
 from labkit.metrics.table import CAUSES, CLASSES
-from labkit.metrics.text import float_text
+from labkit.metrics.text import SeriesFamily, float_text
 from labkit.sched.state import Snapshot
 
 __all__ = ["VERDICTS", "Judgement", "Own", "families", "own_families"]
@@ -110,31 +109,42 @@ def families(book: Book, snapshot: Snapshot, judgements: Mapping[int, Judgement]
     yield from _cost(snapshot)
 
 
+def _family(book: Book, name: str, text: str, kind: str, extra: str = "") -> SeriesFamily:
+    return SeriesFamily(name, text, kind, book.labels.names, extra)
+
+
 def _histogram(book: Book) -> Metric:
-    family = HistogramMetricFamily(
+    family = _family(
+        book,
         "labkit_runq_latency_seconds",
         "How long each wait for a CPU took, from ready to running, preempted and migrated tasks included.",
-        labels=book.labels.names,
+        "histogram",
+        "le",
     )
     first = book.layout.column(f"le:{int(book.layout.bounds_ns[0])}")
     bounds = [*(float_text(ns / _NS) for ns in book.layout.bounds_ns.tolist()), "+Inf"]
     wait = book.layout.column("wait_ns")
     for series in book.exposed:
         counts = np.cumsum(series.values[first:]).tolist()
-        family.add_metric(
-            series.key, list(zip(bounds, counts, strict=True)), sum_value=int(series.values[wait]) / _NS
-        )
+        family.rows += [
+            ("_bucket", series.key, bound, count) for bound, count in zip(bounds, counts, strict=True)
+        ]
+        family.rows.append(("_count", series.key, None, counts[-1]))
+        family.rows.append(("_sum", series.key, None, int(series.values[wait]) / _NS))
     return family
 
 
 def _by(
     book: Book, name: str, text: str, columns: str, values: tuple[str, ...], label: str, unit: float = _NS
 ) -> Metric:
-    family = CounterMetricFamily(name, text, labels=[*book.labels.names, label])
+    family = _family(book, name, text, "counter", label)
     at = [book.layout.column(f"{columns}:{value}") for value in values]
     for series in book.exposed:
-        for value, column in zip(values, at, strict=True):
-            family.add_metric([*series.key, value], int(series.values[column]) / unit)
+        numbers = series.values[at].tolist()
+        family.rows += [
+            ("_total", series.key, value, number / unit)
+            for value, number in zip(values, numbers, strict=True)
+        ]
     return family
 
 
@@ -151,42 +161,41 @@ def _preemptions(book: Book) -> Metric:
 
 
 def _occupants(book: Book) -> Metric:
-    family = CounterMetricFamily(
+    family = _family(
+        book,
         "labkit_runq_wait_by_occupant_seconds",
         "Time waited while another cgroup held the CPU, by which one it was: those that cost most by name, the others "
         "together as _rest.",
-        labels=[*book.labels.names, "occupant"],
+        "counter",
+        "occupant",
     )
     for series in book.series:
-        for occupant in sorted(series.occupants):
-            family.add_metric([*series.key, occupant], series.occupants[occupant] / _NS)
+        family.rows += [("_total", series.key, who, ns / _NS) for who, ns in sorted(series.occupants.items())]
     return family
 
 
 def _plain(book: Book, name: str, column: str, text: str, unit: float) -> Metric:
-    family = CounterMetricFamily(name, text, labels=book.labels.names)
+    family = _family(book, name, text, "counter")
     at = book.layout.column(column)
-    for series in book.exposed:
-        family.add_metric(series.key, int(series.values[at]) / unit)
+    family.rows = [("_total", one.key, None, int(one.values[at]) / unit) for one in book.exposed]
     return family
 
 
 def _verdicts(book: Book, judgements: Mapping[int, Judgement]) -> Iterator[Metric]:
-    verdict = GaugeMetricFamily(
+    verdict = _family(
+        book,
         "labkit_verdict",
         "What the cgroup suffers from, judged over the last window: 1 for the verdict that holds, 0 for the others.",
-        labels=[*book.labels.names, "verdict"],
+        "gauge",
+        "verdict",
     )
-    confidence = GaugeMetricFamily(
-        "labkit_verdict_confidence_ratio", "How sure the verdict is, 0 to 1.", labels=book.labels.names
-    )
+    confidence = _family(book, "labkit_verdict_confidence_ratio", "How sure the verdict is, 0 to 1.", "gauge")
     for series in book.series:
         found = _speaks(series, judgements)
         if found is None or not series.alive:
             continue
-        for name in VERDICTS:
-            verdict.add_metric([*series.key, name], float(name == found.verdict))
-        confidence.add_metric(series.key, found.confidence)
+        verdict.rows += [("", series.key, name, float(name == found.verdict)) for name in VERDICTS]
+        confidence.rows.append(("", series.key, None, found.confidence))
     yield verdict
     yield confidence
 

@@ -20,7 +20,7 @@ import pandas as pd
 
 from labkit.errors import ParameterError
 from labkit.metrics.labels import REST, Labels, occupant_label
-from labkit.metrics.table import CAUSES, Layout, Table, add_cells, coded, grown_cells, tabulate
+from labkit.metrics.table import CAUSES, Layout, Table, add_cells, coded, grown_cells, tabulate, without
 from labkit.sched.state import Snapshot
 
 __all__ = ["Book", "Limits", "Series"]
@@ -109,8 +109,9 @@ class Book:
         """Add what came since the snapshot before; of the first one, all that it holds."""
         now = snapshot.taken_ns / 1e9
         table = tabulate(snapshot, self.layout)
-        grown, anew = self._grown(table)
-        cells = self._cells_grown(snapshot.cells, anew)
+        gone = self._forgotten(table, snapshot.cells)
+        grown, anew = self._grown(table, gone)
+        cells = self._cells_grown(snapshot.cells, anew, gone)
         victims, _ = table.rows_of(cells["victim_id"].to_numpy(np.uint64))
         add_cells(grown, victims, cells, self.layout, snapshot.names)
         keys = self.labels.of(snapshot.names, table.ids)
@@ -128,12 +129,24 @@ class Book:
             key, np.zeros(len(self.layout.columns), dtype=np.int64), {}, [], True, seen_s=now, moved_s=now
         )
 
-    def _grown(self, table: Table) -> tuple[np.ndarray, np.ndarray]:
+    def _forgotten(self, table: Table, cells: pd.DataFrame) -> np.ndarray:
+        """Ids that were there before and are nowhere now. The program's reader forgets those that died long ago: their
+        counts, which we have had, are part of the row of id 0 from then on."""
+        if self._table is None:
+            return np.zeros(0, np.uint64)
+        left = np.setdiff1d(self._table.ids, table.ids)
+        return np.setdiff1d(left, cells["occupant_id"].to_numpy(np.uint64))
+
+    def _grown(self, table: Table, gone: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What each row grew by, and the ids of those that started anew: their number of waits fell, and all is new."""
         if self._table is None or not len(self._table.ids):
             return table.values.copy(), table.ids
         at, known = self._table.rows_of(table.ids)
         before = np.where(known[:, None], self._table.values[at], 0)
+        if len(gone) and len(table.ids) and table.ids[0] == 0:
+            moved = before[0] + self._table.values[self._table.rows_of(gone)[0]].sum(axis=0)
+            if table.values[0, 0] >= moved[0]:
+                before[0] = moved
         anew = table.values[:, 0] < before[:, 0]
         grown = table.values - np.where(anew[:, None], 0, before)
         back = grown < 0
@@ -143,9 +156,9 @@ class Book:
             grown[back] = 0
         return grown, table.ids[anew]
 
-    def _cells_grown(self, cells: pd.DataFrame, anew: np.ndarray) -> pd.DataFrame:
+    def _cells_grown(self, cells: pd.DataFrame, anew: np.ndarray, gone: np.ndarray) -> pd.DataFrame:
         now = coded(cells)
-        before = now.iloc[:0] if self._cells is None else self._cells
+        before = now.iloc[:0] if self._cells is None else without(self._cells, gone)
         grown, self._cells = grown_cells(before, now, anew)
         return grown
 

@@ -14,7 +14,7 @@ from labkit.errors import ParameterError
 from labkit.sched.cause import CAUSES, causes_of
 from labkit.sched.state import Snapshot
 
-__all__ = ["CAUSES", "CLASSES", "Layout", "Table", "add_cells", "coded", "grown_cells", "tabulate"]
+__all__ = ["CAUSES", "CLASSES", "Layout", "Table", "add_cells", "coded", "grown_cells", "tabulate", "without"]
 
 #: Whose the other side is: the victim's own cgroup; another workload; the system (kernel threads, init and its slice);
 #: or a cgroup of which nobody knows any more what it was.
@@ -154,6 +154,22 @@ def grown_cells(
         both[name] = np.maximum(held[name] - was - np.where(unknown, moved, 0), 0)
     grown = both[(both["wait_ns"] > 0) | (both["preemptions"] > 0)]
     return grown[[*keys, "wait_ns", "preemptions"]], held
+
+
+def without(cells: pd.DataFrame, gone: np.ndarray) -> pd.DataFrame:
+    """Cells as :func:`coded` has them, as if the forgotten had been part of id 0 already; as occupants they are unknown."""
+    if not len(gone):
+        return cells
+    victim = np.isin(cells["victim_id"].to_numpy(), gone)
+    occupant = np.isin(cells["occupant_id"].to_numpy(), gone)
+    moved = cells.assign(
+        victim_id=np.where(victim, np.uint64(0), cells["victim_id"]),
+        occupant_id=np.where(occupant, np.uint64(0), cells["occupant_id"]),
+        cause=np.where(occupant, _UNKNOWN, cells["cause"]),
+    )
+    return moved.groupby(["victim_id", "cause", "occupant_id"], as_index=False)[
+        ["wait_ns", "preemptions"]
+    ].sum()
 
 
 def add_cells(

@@ -151,6 +151,34 @@ def test_a_dead_cgroup_stands_as_a_tombstone_and_is_removed_and_its_name_starts_
     assert book.series[1].values[book.layout.column("waits")] == 3
 
 
+def test_what_the_reader_forgets_and_adds_to_id_0_is_not_counted_twice() -> None:
+    nobody = {"id": 0, "name": "unknown", "kind": "unknown", "owner": "unknown", "alive": False}
+    book = Book(Labels.parse())
+    first = Group(
+        8,
+        "hog",
+        {("cgroup", 7): 5 * MS, ("cgroup", 8): 2 * MS},
+        waits=2,
+        run_ns=100,
+        buckets={(1024, 1152): 2},
+    )
+    kept = victim(cells={("cgroup", 8): 20 * MS, ("unknown", 0): 7}, run_ns=50, buckets={(1024, 1152): 3})
+    before = Group(cells={("cgroup", 7): 1}, waits=1, run_ns=3, buckets={(1024, 1152): 1}, **nobody)  # type: ignore[arg-type]
+    book.advance(snapshot(kept, first, before, at_s=1))
+    sums = totals(book)
+    folded = Group(
+        cells={("cgroup", 7): 5 * MS + 1, ("unknown", 0): 2 * MS},
+        waits=3,
+        run_ns=103,
+        buckets={(1024, 1152): 3},
+        **nobody,  # type: ignore[arg-type]
+    )
+    later = victim(cells={("unknown", 0): 20 * MS + 7}, run_ns=50, buckets={(1024, 1152): 3})
+    book.advance(snapshot(later, folded, at_s=2))
+    assert (totals(book) == sums).all()
+    assert book.corrections == 0
+
+
 def test_a_restarted_container_goes_on_in_the_series_of_its_name() -> None:
     book = Book(Labels.parse("namespace,pod,container"), Limits(keep_s=60))
     names = {"namespace": "shop", "pod": "web-1", "container": "main"}
