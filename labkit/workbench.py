@@ -152,8 +152,9 @@ def open_lab(arguments: Sequence[str] = ()) -> None:
         "--LabApp.default_url=/lab/tree/index.ipynb",
         *("--log-level=WARN", "--LabApp.log_level=WARN"),
         "--LabApp.extension_manager=readonly",  # the other one asks PyPI when its panel is opened
-        # Else tornado warns that pings are further apart than they may be late.
-        "--ServerApp.tornado_settings={'ws_ping_timeout': 30000}",
+        # No pings on loopback. With jupyter_server's defaults tornado warns that the time to answer is longer than that
+        # between pings, and with less jupyter_server closes every connection that is not quicker.
+        "--ServerApp.tornado_settings={'ws_ping_interval': 0}",
         # Else each kernel warns that others on this machine may listen to it.
         *(["--KernelManager.transport_encryption=auto"] if zmq.has("curve") else []),
         *(["--ServerApp.allow_root=True"] if os.geteuid() == 0 else []),
