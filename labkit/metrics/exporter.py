@@ -44,7 +44,8 @@ class Settings:
     :param labels: see :meth:`labkit.metrics.labels.Labels.parse`.
     :param limits: how much of it.
     :param layout: the buckets of the histogram.
-    :param window_s: verdicts are about so many seconds up to now, and made anew after an eighth of it.
+    :param window_s: verdicts are about so many seconds up to now. :meth:`Exporter.refresh` makes them anew after an eighth
+        of it; a scrape, which shall be quick, only if they are older than half of it.
     :param min_interval_s: a snapshot that is younger is used once more.
     """
 
@@ -119,7 +120,7 @@ class Exporter(Collector):
         :raises LabkitError: if the kernel's maps cannot be read; what was known before stays.
         """
         with self._lock:
-            return self._refresh()
+            return self._refresh(judge_after=1 / 8)
 
     def text(self, accept: str = "") -> tuple[bytes, str]:
         """The exposition and its content type: plain text 0.0.4, or OpenMetrics for those that ask for it.
@@ -128,7 +129,7 @@ class Exporter(Collector):
         """
         openmetrics = wants_openmetrics(accept)
         with self._lock:
-            self._refresh()
+            self._refresh(judge_after=1 / 2)  # usually :meth:`refresh` has done that lately
             text = write(self.registry.collect(), openmetrics=openmetrics)
         return text, CONTENT_TYPE_OPENMETRICS if openmetrics else CONTENT_TYPE_PLAIN_0_0_4
 
@@ -136,7 +137,7 @@ class Exporter(Collector):
         """Count a failure."""
         self.own.errors[reason] = self.own.errors.get(reason, 0) + 1
 
-    def _refresh(self) -> Snapshot:
+    def _refresh(self, *, judge_after: float) -> Snapshot:
         if self.latest is not None and time.monotonic() - self._taken_s < self.settings.min_interval_s:
             return self.latest
         began, cpu = time.monotonic(), time.process_time()
@@ -148,7 +149,7 @@ class Exporter(Collector):
         if self._join is not None:
             snapshot = replace(snapshot, names=self._join(snapshot.names))
         self.book.advance(snapshot)
-        if self._due(snapshot):
+        if self._due(snapshot, judge_after):
             self._judgements = self._judged(snapshot)
         self._families = list(families(self.book, snapshot, self._judgements))
         self.latest, self._taken_s = snapshot, time.monotonic()
@@ -157,9 +158,9 @@ class Exporter(Collector):
         self.own.collect_cpu_seconds += time.process_time() - cpu
         return snapshot
 
-    def _due(self, snapshot: Snapshot) -> bool:
-        """Verdicts are about a window, and need not be newer than a small part of it."""
-        due = snapshot.taken_ns >= self._judged_ns + self.settings.window_s * 1e9 / 8
+    def _due(self, snapshot: Snapshot, part: float) -> bool:
+        """Verdicts are about a window, and need not be newer than a part of it."""
+        due = snapshot.taken_ns >= self._judged_ns + self.settings.window_s * 1e9 * part
         if due:
             self._judged_ns = snapshot.taken_ns
         return due
