@@ -40,7 +40,7 @@ def judge(number: int, answer: Any, **context: Any) -> Feedback:
         (np.float64(0.2504), True, ""),
         (0.75, False, "hog_a"),
         (0.2, False, "all its wait"),
-        (25, False, "too large"),
+        (25, False, "size is not"),
         ("a quarter", False, "number"),
     ],
 )

@@ -1,0 +1,133 @@
+"""Exercises of chapter 09, throttled or noisy."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from labkit.lessons import Context, Feedback, exercise, expect_choice, expect_number, right, source_of, wrong
+from labkit.lessons.programs import try_program
+from labkit.program import Program
+from labkit.spec import read
+
+_PROGRAM = "noisy_neighbor"
+
+
+@exercise(
+    "09.1",
+    question="What share of the wait in throttled_beside_hog would remain without the quota?",
+    hints=[
+        "Which of the causes would vanish? What remains is all the others.",
+        "Take the row of `causes`; 1 - throttled / sum.",
+        "row = causes.loc['throttled_beside_hog']; 1 - row['throttled'] / row.sum()",
+    ],
+)
+def without_the_quota(answer: Any, context: Context) -> Feedback:
+    """All but the throttled part."""
+    row = context["causes"].loc["throttled_beside_hog"].astype("float64")
+    truth = float(1 - row["throttled"] / row.sum())
+    if isinstance(answer, (int, float)) and not isinstance(answer, bool):
+        if abs(answer - (1 - truth)) < 0.0005 < abs(1 - 2 * truth):
+            return wrong("That is the share that would vanish.")
+        other = context["causes"].loc["throttled"].astype("float64")
+        if abs(answer - float(1 - other["throttled"] / other.sum())) < 0.0005:
+            return wrong("That is the service that is alone; the one beside a hog is asked for.")
+    return expect_number(answer, truth, within=0.001)
+
+
+@exercise(
+    "09.2",
+    question="Count the waits that a quota had a part in, as `throttled_waits` in the ledger.",
+    hints=[
+        "A member of `struct lk_noisy_ledger` is a counter; put `u64 throttled_waits;` at its end.",
+        "In `entered()` the ledger is `waiter->book`, and `throttled_ns` is set by `throttled_part(...)`.",
+        "After `waiter->book->delivered++;` add: if (throttled_ns) waiter->book->throttled_waits++;",
+    ],
+)
+def count_throttled_waits(answer: Any, context: Context) -> Feedback:
+    """Live: a throttled service, whose waits are counted."""
+    source = source_of(answer, contains="lk_switch", original=read(_PROGRAM).source)
+    if isinstance(source, Feedback):
+        return source
+    if not re.search(r"\bu64\s+throttled_waits\s*;", source):
+        return wrong("`struct lk_noisy_ledger` has no member `u64 throttled_waits`.")
+    if not re.search(r"throttled_waits\s*(\+\+|\+=\s*1)|\+\+\s*[\w>-]*throttled_waits", source):
+        return wrong("Nothing counts `throttled_waits` up.")
+    if context["lab"].mode == "replay":
+        return right("It reads right. In replay it cannot be compiled and run; live, the check does both.")
+    from labkit.noisy.plan import plan
+
+    chosen = plan()
+    return try_program(
+        _PROGRAM, source, lambda program: _judge(program, wakeup=chosen.wakeup), **chosen.params
+    )
+
+
+def _judge(program: Program, *, wakeup: bool) -> Feedback:
+    from labkit.workloads import scenario
+
+    if wakeup:
+        program.attach("wakeup")
+    with scenario("throttled", seconds=1.0).run() as truth:
+        program.stop()
+    counted, seen = program.counters()["throttled_waits"], program.counters()["seen"]
+    periods = int(truth.cgroups["nr_throttled"].max())
+    if counted >= seen // 2:
+        return wrong(
+            f"{counted} of all {seen} waits count as throttled: is it counted only if a part of it was?"
+        )
+    if counted == 0:
+        return wrong("A service was throttled, and nothing was counted.")
+    if counted < periods // 3:
+        return wrong(f"The service was throttled in {periods} periods; only {counted} waits were counted.")
+    return right(
+        f"Throttled in {periods} periods, and {counted} of the machine's {seen} waits had a part of it."
+    )
+
+
+@exercise(
+    "09.3",
+    question="The neighbour is moved away, and nothing changes. Which row is it most like?",
+    hints=[
+        "If nothing changes without the neighbour, how large was the foreign part?",
+        "Two rows have next to no foreign part, and a cause that nobody else's load touches.",
+    ],
+)
+def moved_away(answer: Any, context: Context) -> Feedback:
+    """Throttled, by its own quota or an ancestor's."""
+    if isinstance(answer, str) and answer.strip().casefold() == "quota_on_parent":
+        return right(
+            "Yes: a limit above it is just as good an answer. Its own would show in its own cpu.max."
+        )
+    return expect_choice(
+        answer,
+        "throttled",
+        ["throttled", "throttled_beside_hog", "own_threads", "quota_on_parent"],
+        {
+            "throttled_beside_hog": "There the hog has a part of it: moving it away would help somewhat.",
+            "own_threads": "That is possible, too; but of one service beside whom nobody matters: what limits it "
+            "on an idle CPU?",
+        },
+    )
+
+
+@exercise(
+    "09.4",
+    question="Four tasks throttled together for 50 ms: how much in cpu.stat, how much in the wait? (a tuple, ms)",
+    hints=[
+        "cpu.stat counts the wall time in which the group was throttled.",
+        "The wait of a cgroup is the sum over its tasks.",
+        "(50, 200)",
+    ],
+)
+def wall_and_task_time(answer: Any, context: Context) -> Feedback:
+    """50 ms of wall time, 200 ms of task time."""
+    if not isinstance(answer, (tuple, list)) or len(answer) != 2:
+        return wrong("Two numbers are asked for: (ms in cpu.stat, ms of waiting).")
+    wall, waited = answer
+    if (wall, waited) == (200, 50):
+        return wrong("The other way round: which of the two counts wall time?")
+    if wall == waited:
+        return wrong("They are not the same: four tasks stand in line at once.")
+    first = expect_number(wall, 50, unit="ms")
+    return first if not first.passed else expect_number(waited, 200, unit="ms")
