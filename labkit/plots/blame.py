@@ -129,7 +129,13 @@ def cause_bars(
         left += widths
     widest = max(float(left.max(initial=0)), 1e-9)
     for y, total in enumerate(left):
-        ax.text(total + widest * 0.01, y, f"{total:.3g}", va="center", fontsize=9)
+        ax.text(
+            total + widest * 0.01,
+            y,
+            f"{total:,.0f}" if total >= 100 else f"{total:.3g}",
+            va="center",
+            fontsize=9,
+        )
     ax.set_yticks(at, [_name(labels[int(i)]) for i in shown["victim_id"]])
     ax.invert_yaxis()
     ax.set_xlim(0, widest * 1.12)
