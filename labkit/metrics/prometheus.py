@@ -79,14 +79,11 @@ def _fetch(folder: Path) -> None:
         raise PrometheusError(
             "Prometheus cannot be fetched", why="this system has no apt", remedy="install it by its own means"
         )
-    with tempfile.TemporaryDirectory(prefix="labkit-prometheus-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="prometheus-", dir=folder.parent) as scratch:
         try:
-            subprocess.run(
-                ["apt-get", "-q", "download", "prometheus"],
-                cwd=scratch, check=True, capture_output=True, text=True, timeout=300,
-            )  # fmt: skip
+            _download(scratch)
             (package,) = glob.glob(f"{scratch}/prometheus_*.deb")
-            subprocess.run(["dpkg-deb", "-x", package, f"{scratch}/root"], check=True, capture_output=True)
+            _run("dpkg-deb", "-x", package, f"{scratch}/unpacked", cwd=scratch)
         except (subprocess.SubprocessError, OSError, ValueError) as error:
             said = str(getattr(error, "stderr", "") or error).strip().splitlines()[-1:]
             raise PrometheusError(
@@ -94,8 +91,22 @@ def _fetch(folder: Path) -> None:
                 why=" ".join(said),
                 remedy="apt-get update, or get on the network",
             ) from error
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(f"{scratch}/root", folder, symlinks=True)
+        with contextlib.suppress(OSError):  # another process was first: the same package lies there now
+            Path(scratch, "unpacked").rename(folder)
+
+
+def _download(folder: str) -> None:
+    try:
+        _run("apt-get", "-q", "download", "prometheus", cwd=folder)
+    except subprocess.CalledProcessError:
+        if os.geteuid() != 0:
+            raise
+        _run("apt-get", "-q", "update", cwd=folder)  # on a new machine apt knows no packages yet
+        _run("apt-get", "-q", "download", "prometheus", cwd=folder)
+
+
+def _run(*argv: str, cwd: str) -> None:
+    subprocess.run(argv, cwd=cwd, check=True, capture_output=True, text=True, timeout=300)
 
 
 def quickened(text: str, factor: float) -> str:
