@@ -255,7 +255,9 @@ def who_costs_most(answer: Any, context: Context) -> Feedback:
     if stage.prometheus is None:
         if not re.search(r"\b(topk|max)\b", answer):
             return wrong("That gives all of them; which function keeps the largest?")
-        return right("It reads right. In replay it cannot be asked; live, the check does.")
+        return right(
+            "It reads right. There is no Prometheus to ask: a replay, or the stage has been taken down."
+        )
     try:
         found = stage.prometheus.query(answer)
     except LabkitError as error:
