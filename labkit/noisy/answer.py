@@ -157,13 +157,19 @@ def residuals(snapshot: Snapshot, evidence: Evidence, ids: list[int]) -> dict[in
         ``some <= waits <= tasks * some``. ``holds`` is about its first half, with 2 % and 10 ms for reading both at
         different moments.
 
+    ``stamps``
+        ``runq_latency`` beside it, in the last part of the time: another clock, other moments. ``measured_ns`` is of the
+        same part.
+
     An oracle that could not be read is None.
     """
+    stamps = {int(row["cgroup_id"]): row for row in evidence.stamps.to_dict("records")}
     measured = {int(row["cgroup_id"]): row for row in snapshot.cgroups.to_dict("records")}
     oracles = {int(row["cgroup_id"]): row for row in evidence.oracles.to_dict("records")}
     below = _with_below(snapshot)
     return {
         cgroup_id: _residual(measured[cgroup_id], oracles.get(cgroup_id), below.get(cgroup_id, 0))
+        | {"stamps": _stamped(stamps.get(cgroup_id))}
         for cgroup_id in ids
         if cgroup_id in measured
     }
@@ -195,6 +201,13 @@ def _residual(row: Mapping[str, Any], oracle: Mapping[str, Any] | None, below_ns
             "holds": some <= 1.02 * below_ns + 10_000_000,
         }
     return found
+
+
+def _stamped(row: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if row is None:
+        return None
+    measured_ns, stamped_ns = int(row["measured_ns"]), int(row["stamped_ns"])
+    return _beside(measured_ns, stamped_ns) | {"measured_ns": measured_ns, "waits": int(row["waits"])}
 
 
 def _beside(measured_ns: int, oracle_ns: int) -> dict[str, Any]:

@@ -32,7 +32,8 @@ _PROGRAM = "noisy_neighbor"
 _HEAD = "recording.json"
 _MAX_BYTES = 1 << 30  # of one unpacked member: a file from elsewhere shall not fill this machine's memory
 _SNAPSHOT_FRAMES = ("cgroups", "cells", "histograms", "names")
-_EVIDENCE_FRAMES = ("quotas", "weights", "classes", "oracles")
+_EVIDENCE_FRAMES = ("quotas", "weights", "classes", "oracles", "stamps")
+_OPTIONAL = "stamps"  # recordings may be without
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,12 @@ def _read(file: zipfile.ZipFile, path: Path) -> Recording:
             remedy="replay it with the labkit that made it, or record anew",
         )
     frames = {name: _frame(file, name, state.SCHEMAS[name], path) for name in _SNAPSHOT_FRAMES}
-    others = {name: _frame(file, name, witnesses.SCHEMAS[name], path) for name in _EVIDENCE_FRAMES}
+    there = set(file.namelist())
+    others = {
+        name: _frame(file, name, witnesses.SCHEMAS[name], path)
+        for name in _EVIDENCE_FRAMES
+        if name != _OPTIONAL or f"{name}.parquet" in there
+    }
     snapshot = Snapshot(
         taken_ns=int(head["taken_ns"]),
         seconds=float(head["seconds"]),

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from rich.console import Console
 from rich.live import Live
 
 from labkit.errors import ParameterError
 from labkit.names import Directory
-from labkit.noisy import archive, witnesses
+from labkit.noisy import archive, stamps, witnesses
 from labkit.noisy.answer import Answer
 from labkit.noisy.archive import Recording
 from labkit.noisy.screen import render
@@ -110,6 +111,7 @@ class _Session:
     selection: Selection
     named: tuple[int, ...]
     window: deque[tuple[Snapshot, Reading]] = field(default_factory=deque)
+    stamped: pd.DataFrame | None = None
 
     def once(self, seconds: float, *, say: bool) -> Recording:
         """Measure for so long."""
@@ -118,8 +120,10 @@ class _Session:
         with contextlib.suppress(KeyboardInterrupt):
             if say:
                 print(f"measuring for {seconds:g} s (Ctrl-C answers early) ...", file=sys.stderr, flush=True)
-            for _ in _ticks(seconds, _NAMES_EVERY_S):
+            twice_s = min(stamps.SHARE * seconds, stamps.LONGEST_S)
+            for _ in _ticks(seconds - twice_s, _NAMES_EVERY_S):
                 self.watch.directory.names(self.watch.tables.ids())  # who dies before the end has a name then
+            self.stamped = stamps.check(self.watch, twice_s)
         last = self.watch.snapshot()
         return self._recording(first, last, before, self._read_all())
 
@@ -163,7 +167,10 @@ class _Session:
 
     def _recording(self, first: Snapshot, last: Snapshot, before: Reading, after: Reading) -> Recording:
         interval = self._with_named(between(first, last))
-        return Recording(interval, _of(interval, witnesses.evidence(before, after)), self.selection)
+        found = witnesses.evidence(before, after)
+        if self.stamped is not None:
+            found = replace(found, stamps=self.stamped)
+        return Recording(interval, _of(interval, found), self.selection)
 
     def _with_named(self, interval: Snapshot) -> Snapshot:
         """Those asked for by name are known by name, also if they never ran."""

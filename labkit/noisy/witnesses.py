@@ -57,6 +57,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "some_ns": "int64",
         "throttled_ns": "int64",
     },
+    "stamps": {"cgroup_id": "uint64", "waits": "int64", "measured_ns": "int64", "stamped_ns": "int64"},
 }
 
 
@@ -103,12 +104,14 @@ class Evidence:
         CPU time.
     :param oracles: sums over the tasks alive at the end: ``run_delay_ns``, ``timeslices``, ``involuntary``; ``some_ns`` of
         ``cpu.pressure`` and ``throttled_ns`` of ``cpu.stat.local`` (-1 where there is none).
+    :param stamps: the waits of a part of the time, measured in two ways; see :func:`labkit.noisy.stamps.check`.
     """
 
     quotas: pd.DataFrame
     weights: pd.DataFrame
     classes: pd.DataFrame
     oracles: pd.DataFrame
+    stamps: pd.DataFrame = field(default_factory=lambda: _frame("stamps", []))
 
     @classmethod
     def none(cls) -> Evidence:

@@ -163,8 +163,24 @@ def test_every_answer_stands_beside_the_kernels_own_counters() -> None:
     assert db["throttled"]["residual_ns"] == 0
     assert db["pressure"]["holds"] is False  # "some" is more than all waits together: that cannot be
     assert found["kernel threads"] == dict.fromkeys(
-        ("run_delay", "involuntary_switches", "throttled", "pressure")
+        ("run_delay", "involuntary_switches", "throttled", "pressure", "stamps")
     )
+
+
+def test_stamps_of_another_clock_stand_beside_the_answer_that_has_them() -> None:
+    one = recording()
+    web = int(one.snapshot.names.set_index("name").loc["shop/web", "cgroup_id"])
+    stamped = pd.DataFrame(
+        {"cgroup_id": [web], "waits": [9], "measured_ns": [505], "stamped_ns": [500]}
+    ).astype(witnesses.SCHEMAS["stamps"])
+    answer = replace(one, evidence=replace(one.evidence, stamps=stamped)).answer()
+    assert answer.residuals[web]["stamps"] == {
+        "oracle_ns": 500,
+        "residual_ns": 5,
+        "residual_share": 0.01,
+        "measured_ns": 505,
+        "waits": 9,
+    }
 
 
 def test_pressure_counts_what_lies_below_a_cgroup() -> None:
