@@ -41,7 +41,8 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # What containerd hands to runc and podman does not: no ambient and no inheritable capabilities (CVE-2022-24769), so that a
 # user other than root starts without any; and bpf(2) let through by the default seccomp profile for CAP_BPF,
-# perf_event_open(2) for CAP_PERFMON (containerd 1.7, pull request 7301).
+# perf_event_open(2) for CAP_PERFMON (containerd 1.7, pull request 7301). And hostPID, which podman 4.3 reads over.
+_HOST_PID = "labkit-test/host-pid"
 _RUNTIME = """#!{python} -I
 import json, os, sys
 
@@ -58,6 +59,8 @@ def rights(process):
     return held.get("bounding", [])
 
 def whole(config):
+    if config.get("annotations", {{}}).get("{host_pid}"):
+        config["linux"]["namespaces"] = [n for n in config["linux"]["namespaces"] if n["type"] != "pid"]
     bounding = rights(config["process"])
     seccomp = config.get("linux", {{}}).get("seccomp")
     for capability, call in (("CAP_BPF", "bpf"), ("CAP_PERFMON", "perf_event_open")):
@@ -126,7 +129,7 @@ def host() -> Host:
     made = Host(cache_dir() / "containers")
     made.folder.mkdir(exist_ok=True, mode=0o700)
     runtime = made.folder / "runc-as-containerd"
-    runtime.write_text(_RUNTIME.format(python=os.path.realpath(sys.executable)))
+    runtime.write_text(_RUNTIME.format(python=os.path.realpath(sys.executable), host_pid=_HOST_PID))
     runtime.chmod(0o755)
     soft, hard = _limits("Max open files"), _limits("Max processes")
     (made.folder / "containers.conf").write_text(
@@ -260,6 +263,8 @@ def for_podman(pod: Document, *, node_root: Path | None = None) -> Document:
     """
     made = copy.deepcopy(pod)
     spec = made["spec"]
+    if spec.get("hostPID"):
+        made["metadata"].setdefault("annotations", {})[_HOST_PID] = "yes"
     for name in (
         "affinity",
         "tolerations",
