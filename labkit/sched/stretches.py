@@ -57,8 +57,8 @@ def stretches_of(found: Trace) -> Stretches:
 def _only_in_run_delay(found: Trace) -> list[dict[str, np.ndarray]]:
     """Waits that no switch-in tells of: those before a move, and those that ended unseen.
 
-    ``run_delay`` never shrinks, so a task's events are in order by it; what has the same value is in order of time, but
-    a move comes before the switch-in that follows it, since the clocks of two CPUs are compared there. What it grew by
+    ``run_delay`` never shrinks, so a task's events are in order by it; what has the same value is in order of the ring,
+    a move before the switch-in that follows it. The clocks of two CPUs are not compared. What it grew by
     between two events of the task is a wait that only it knows.
     """
     s, w, m = found.switched, found.woken, found.migrated
@@ -75,7 +75,8 @@ def _only_in_run_delay(found: Trace) -> list[dict[str, np.ndarray]]:
     by_time = np.lexsort((what, time, pid))
     life = np.empty(len(pid), np.int64)  # a pid that is used again is another task
     life[by_time] = np.cumsum(what[by_time] == _BORN)
-    order = np.lexsort((time, what, before, life, pid))
+    turn = np.concatenate([w["order"][new], m["order"], s["order"][entered]])
+    order = np.lexsort((turn, what, before, life, pid))
     what, row, pid, time, life = what[order], row[order], pid[order], time[order], life[order]
     grown = np.zeros(len(pid), np.int64)
     grown[1:] = np.where(

@@ -52,7 +52,8 @@ _IDS = {"prev_cgroup_id", "next_cgroup_id", "cgroup_id"}
 class Trace:
     """Events by kind. Each is ordered by CPU, then time; the times of two CPUs are of two clocks that differ a little.
 
-    :param switched, woken, migrated: column -> values: int64, cgroup ids uint64.
+    :param switched, woken, migrated: column -> values: int64, cgroup ids uint64; and ``order``, the place in the ring among
+        events of that kind.
     """
 
     switched: Mapping[str, np.ndarray]
@@ -113,6 +114,7 @@ def _ordered(kind: str, frame: pd.DataFrame) -> dict[str, np.ndarray]:
         name: frame[name].to_numpy().astype(np.uint64 if name in _IDS else np.int64, copy=False)
         for name in names
     }
+    columns["order"] = np.arange(len(frame))
     # Stable: what carries the same time stays as it came out of the ring.
     order = np.lexsort((columns["time_ns"], columns["cpu"]))
     return {name: values[order] for name, values in columns.items()}
