@@ -103,6 +103,7 @@ def test_a_pods_own_directory_is_a_pod_and_a_static_pods_uid_is_a_hash() -> None
         ),
         (r"/system.slice/bad\xff.service", r"bad\xff.service", "unit", "system"),
         ("/system.slice/_cgroup.service", "cgroup.service", "unit", "system"),
+        ("/_", "_", "cgroup", "workload"),
         ("/system.slicer", "system.slicer", "cgroup", "workload"),
         ("/user.slice/user-1000.slice/session-3.scope", "session-3.scope", "unit", "workload"),
         ("/user.slice/user-1000.slice/user@1000.service/init.scope", "init.scope", "unit", "workload"),
@@ -119,7 +120,7 @@ def test_units_slices_and_plain_groups(path: str, name: str, kind: str, owner: s
 
 
 @settings(deadline=None)
-@given(st.text(max_size=60))
+@given(st.text(alphabet=st.sampled_from("_./\\-x20ab") | st.characters(), max_size=60))
 def test_any_path_has_a_name_and_only_the_systems_own_places_are_the_systems(text: str) -> None:
     found = from_path("/" + text)
     parts = [part for part in text.split("/") if part]
