@@ -103,7 +103,7 @@ def unescape(unit: str) -> str:
     if unit.startswith("_") and len(unit) > 1:  # cg_escape(): names that could be the kernel's own files get an underscore
         unit = unit[1:]
     raw = re.sub(
-        rb"\\x([0-9a-fA-F]{2})", lambda m: bytes([int(m[1], 16)]), unit.encode("utf-8", "surrogateescape")
+        rb"\\x([0-9a-fA-F]{2})", lambda m: bytes([int(m[1], 16)]), unit.encode("utf-8", "surrogatepass")
     )
     return raw.decode("utf-8", "backslashreplace")
 
