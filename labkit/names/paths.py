@@ -100,7 +100,8 @@ def unescape(unit: str) -> str:
     >>> unescape("getty@tty\\x2dusb0.service"), unescape("_cgroup.service")
     ('getty@tty-usb0.service', 'cgroup.service')
     """
-    if unit.startswith("_") and len(unit) > 1:  # cg_escape(): names that could be the kernel's own files get an underscore
+    # cg_escape(): names that could be the kernel's own files get an underscore
+    if unit.startswith("_") and len(unit) > 1:
         unit = unit[1:]
     raw = re.sub(
         rb"\\x([0-9a-fA-F]{2})", lambda m: bytes([int(m[1], 16)]), unit.encode("utf-8", "surrogatepass")
