@@ -60,8 +60,9 @@ HEALTHCHECK --start-period=60s --interval=20s --timeout=5s \
 ENTRYPOINT ["labkit"]
 CMD ["serve", "--port", "9798", "--address", "0.0.0.0"]
 
+# With the Prometheus that the chapter on metrics asks: in a pod it cannot be fetched.
 FROM packages AS lab
-RUN lima/provision.sh --image --no-environment --packages bpftool,stress-ng
+RUN lima/provision.sh --image --no-environment --packages bpftool,stress-ng,prometheus
 COPY --from=headers /opt/labkit/ /opt/labkit/
 COPY . /lab/
 ENV PATH=/opt/labkit/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \

@@ -76,6 +76,8 @@ if "create" in argv:
     edit(os.path.join(folder, "config.json"), whole)
 elif "exec" in argv and "--process" in argv:
     edit(argv[argv.index("--process") + 1], rights)
+elif "kill" in argv:  # without a process namespace of its own, the end of the first process is not that of the others
+    argv.insert(argv.index("kill") + 1, "--all")
 os.execvp("runc", ["runc", *argv])
 """
 
@@ -265,26 +267,30 @@ def for_podman(pod: Document, *, node_root: Path | None = None) -> Document:
     spec = made["spec"]
     if spec.get("hostPID"):
         made["metadata"].setdefault("annotations", {})[_HOST_PID] = "yes"
-    for name in (
+    for cluster_only in (
         "affinity",
         "tolerations",
         "serviceAccountName",
         "automountServiceAccountToken",
         "nodeSelector",
     ):
-        spec.pop(name, None)
+        spec.pop(cluster_only, None)
     for container in spec["containers"]:
         container["image"] = f"localhost/{container['image']}"
-        container.pop(
-            "ports", None
-        )  # podman maps them only through a bridge; here pods are on the node's own network
+        # podman maps ports only through a bridge; here pods are on the node's own network.
+        container.pop("ports", None)
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             container.pop(probe, None)
         for variable in container.get("env", []):
             if variable.get("valueFrom") == {"fieldRef": {"fieldPath": "spec.nodeName"}}:
                 del variable["valueFrom"]
                 variable["value"] = os.uname().nodename
+    name = made["metadata"]["name"]
+    for mount in (mount for container in spec["containers"] for mount in container.get("volumeMounts", [])):
+        mount["name"] = f"{name}-{mount['name']}"
     for volume in spec.get("volumes", []):
+        # podman makes of an emptyDir a volume of that name, which all pods would share.
+        volume["name"] = f"{name}-{volume['name']}"
         path = volume.get("hostPath", {}).get("path", "")
         if node_root is not None and path.startswith("/var/log/"):
             volume["hostPath"]["path"] = f"{node_root}{path}"

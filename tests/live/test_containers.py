@@ -21,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from labkit import oracles
 from labkit.kernel.cgroup import hierarchy
+from labkit.notebook_io import chapters
 
 pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.needs("root"), pytest.mark.timeout(3600)]
 
@@ -180,13 +181,16 @@ def test_the_exporter_names_victim_and_culprit_of_a_contention_in_other_containe
         if name == "labkit_runq_wait_by_occupant_seconds_total" and victim.items() <= dict(labels).items()
     }
     by_stressor = held["labkit-demo/cpu-stressor/stressor"]
-    # Whoever else works on this machine, outside of containers, is in the root's cgroup, called "kernel threads".
-    containers = {name: wait for name, wait in held.items() if name != "kernel threads"}
+    # Whoever else works on this machine, outside of containers, is in the root's cgroup.
+    containers = {name: wait for name, wait in held.items() if name.startswith("labkit-demo/")}
     assert by_stressor == max(containers.values()), held
     assert by_stressor > 0.6 * sum(containers.values()), held
-    assert _sum(second, "labkit_verdict", verdict="noisy_neighbor", **victim) == 1 or len(held) > len(
-        containers
-    )
+    verdicts = {
+        dict(labels)["verdict"]
+        for (name, labels), value in second.items()
+        if name == "labkit_verdict" and value == 1 and victim.items() <= dict(labels).items()
+    }
+    assert verdicts & {"noisy_neighbor", "mixed", "system"}, (verdicts, held)
 
     # By the kernel's own account of the victim's task, read around the two scrapes.
     waited = grown("labkit_runq_wait_seconds_total", **victim) * 1e9
@@ -200,7 +204,7 @@ def test_the_exporter_names_victim_and_culprit_of_a_contention_in_other_containe
 
     # What `./task k8s-noisy` asks in there gives the same answer.
     (row,) = [row for row in told["cgroups"] if row["name"].endswith("victim/service")]
-    blamed = [one["name"] for one in row["blame"] if one["name"] in containers]
+    blamed = [one["name"] for one in row["blame"] if one["name"].startswith("labkit-demo/")]
     assert blamed[0] == "labkit-demo/cpu-stressor/stressor", row["sentence"]
     assert row["verdict"] in ("noisy_neighbor", "mixed", "system"), row["sentence"]
 
@@ -306,9 +310,8 @@ def test_which_capabilities_are_enough(
 def test_bpftool_sees_from_its_pod_what_is_loaded_on_the_node(node: Host, tools_image: str) -> None:
     pod = for_podman(template("bpftool-daemonset.yaml", "labkit-bpftool"))
     (container,) = pod["spec"]["containers"]
-    container["image"] = (
-        tools_image  # as `./task deploy-bpftool` does; Debian's own would install it from the network
-    )
+    # As `./task deploy-bpftool` does; Debian's own would install it from the network.
+    container["image"] = tools_image
     with running(node, pod) as (name,):
         answered = node.podman("exec", name, "bpftool", "version")
         node.podman("exec", name, "bpftool", "prog", "list")
@@ -327,11 +330,24 @@ def test_the_lab_job_writes_its_outcomes_to_its_volume(node: Host) -> None:
             code = int(node.podman("wait", container))
             log = node.podman("logs", container, check=False)
         folder = Path(node.podman("volume", "inspect", "--format", "{{.Mountpoint}}", claim))
-        assert code == 0, log[-3000:]
         summary = answer((folder / "latest/summary.json").read_text())
-        assert {notebook["status"] for notebook in summary["notebooks"]} == {"ok"}
         assert (folder / "latest/README.md").exists()
-        findings = [finding for notebook in summary["notebooks"] for finding in notebook["findings"]]
+        notebooks = {notebook["name"]: notebook for notebook in summary["notebooks"]}
+        assert set(notebooks) == {path.stem for path in chapters()}
+        assert {notebook["status"] for notebook in notebooks.values()} <= {"ok", "failed"}, log[-3000:]
+        # Whether each chapter holds on a machine as busy as this one is for the tests of chapters; nothing may fail for
+        # want of something in the image or a right of the pod.
+        for lack in (
+            "UnsupportedKernel",
+            "Read-only file system",
+            "Permission denied",
+            "No module named",
+            "fetched",
+        ):
+            assert lack not in log
+        assert notebooks["01_hello_world"]["status"] == "ok", log[-3000:]
+        assert code == int(any(notebook["status"] == "failed" for notebook in notebooks.values()))
+        findings = [finding for notebook in notebooks.values() for finding in notebook["findings"]]
         assert {finding["mode"] for finding in findings} == {"live"}
     finally:
         node.podman("volume", "rm", "--force", claim, check=False)
