@@ -29,6 +29,9 @@ WITHOUT = {
     },
 }
 
+#: Chapters whose exercises ask for another language than C.
+WITHOUT_C = {"10_metrics": "PromQL: 10.3 asks for an expression"}
+
 
 def read(path: Path) -> Any:
     # Warnings are errors here: a cell without an id is one.
@@ -107,9 +110,43 @@ class TestEveryChapter:
         checks = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "code")
         assert [one for one in ids if not re.search(rf"""check\(\s*["']{one}["']""", checks)] == []
 
+    def test_has_three_goals_and_says_how_long_it_takes(self, path: Path) -> None:
+        text = {section: _section(path, section) for section in ("## Goals", "## What it needs")}
+        assert len(re.findall(r"^- ", text["## Goals"], re.M)) == 3
+        assert re.search(r"\b(seconds?|minutes?)\b", text["## What it needs"])
+
+    def test_lets_predict_and_comes_back_to_it(self, path: Path) -> None:
+        code = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "code")
+        assert "lab.predict(" in code
+        assert "lab.compare(" in code
+
+    def test_has_three_exercises_and_one_asks_for_c(self, path: Path) -> None:
+        solutions = read_solutions(path.parent / "solutions" / f"{path.stem}.py")
+        assert len(solutions) >= 3
+        assert any("write_program(" in source for source in solutions.values()) != (path.stem in WITHOUT_C)
+        for exercise in lessons.exercises(path.stem[:2]):
+            assert len(exercise.hints) >= 2, f"{exercise.id} has no ladder"
+
+    def test_has_a_figure_and_names_its_sources(self, path: Path) -> None:
+        cells = read(path).cells
+        code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+        prose = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+        assert re.search(r"\b(plots|drawings|figures)\.\w+\(|metrics\.figures import", code)
+        assert len(re.findall(r"\]\(https://", prose)) >= 2
+
+    def test_leads_to_the_next_chapter(self, path: Path) -> None:
+        following = CHAPTERS[CHAPTERS.index(path) + 1 :]
+        assert not following or f"]({following[0].name})" in read(path).cells[-1].source
+
     def test_leaves_exercises_unanswered(self, path: Path) -> None:
         cells = [cell for cell in read(path).cells if exercise_id(cell)]
         assert [cell.id for cell in cells if "..." not in cell.source] == []
+
+
+def _section(path: Path, heading: str) -> str:
+    """The prose of a section, up to the next heading of its level."""
+    prose = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+    return prose.split(f"{heading}\n", 1)[1].split("\n## ", 1)[0]
 
 
 def test_no_solution_is_without_its_chapter() -> None:
