@@ -247,7 +247,7 @@ def inside_and_outside() -> Axes:
 
 def entry_bytes() -> Axes:
     """One entry of the map ``counts`` of ``syscall_counts``: which bytes are which column."""
-    ax = _canvas(12.6, 3.4, "One entry of `counts` as the kernel hands it out: each square is a byte")
+    ax = _canvas(12.6, 3.4, "One entry of counts as the kernel hands it out: each square is a byte")
     rows = (
         (2.1, "key", (("tgid", "uint32", 4, BLUE), ("nr", "uint32", 4, ORANGE))),
         (
