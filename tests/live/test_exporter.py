@@ -225,19 +225,25 @@ for n in range({count}):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
-def test_five_thousand_cgroups_are_bounded_and_memory_is_flat_over_a_thousand_scrapes() -> None:
+@pytest.mark.timeout(600)
+def test_what_five_thousand_cgroups_expose_is_bounded() -> None:
     with Watch(chosen=plan(cgroups=6000)) as watch, many_cgroups(5000):
         exporter = Exporter(watch.snapshot, settings=Settings(min_interval_s=0), judge=judged)
-        text, _ = exporter.text()
-        assert len(exporter.book.series) == exporter.settings.limits.max_cgroups
-        assert exporter.book.overflow_cgroups > 4000
-        assert len(text) < 3 << 20
+        for _ in range(5):
+            text, _ = exporter.text()
+            assert len(exporter.book.series) == exporter.settings.limits.max_cgroups
+            assert exporter.book.overflow_cgroups > 4000
+            assert len(text) < 3 << 20
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_memory_is_flat_over_a_thousand_scrapes() -> None:
+    with Watch(chosen=plan(cgroups=2000)) as watch, many_cgroups(1000):
+        exporter = Exporter(watch.snapshot, settings=Settings(min_interval_s=0), judge=judged)
         sizes = []
         for turn in range(1000):
             exporter.text()
-            if turn % 100 == 99:
-                sizes.append(
-                    int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-                )
-        assert max(sizes[5:]) < 1.05 * max(sizes[:5]), sizes
+            if turn % 50 == 49:
+                sizes.append(int(Path("/proc/self/statm").read_text().split()[1]))
+        assert max(sizes[10:]) < 1.05 * max(sizes[:10]), sizes
