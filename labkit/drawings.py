@@ -16,7 +16,14 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from labkit import text
 from labkit.plots import BLUE, GREEN, GREY, ORANGE, VERMILION
 
-__all__ = ["Box", "hooks_of_execve", "ring_buffer", "route_of_a_program", "task_states"]
+__all__ = [
+    "Box",
+    "cgroup_of_a_task",
+    "hooks_of_execve",
+    "ring_buffer",
+    "route_of_a_program",
+    "task_states",
+]
 
 _INK = "#222222"
 
@@ -226,4 +233,47 @@ def ring_buffer() -> Axes:
     header = "each begins with 8 bytes: length (30 bits), discard (1), busy (1), its own page (32)"
     ax.text(2.2, 0.3, header, ha="left", va="center", fontsize=8, color=_INK)
     ax.plot([2.25, 2.25], [0.5, 1.05], color=_INK, linewidth=1)
+    return ax
+
+
+def cgroup_of_a_task(*, cgroup_id: int, path: str, name: str) -> Axes:
+    """From a task to the name of its control group, and the short cut that leads to somebody else's.
+
+    :param cgroup_id: of the task that is woken.
+    :param path: of its cgroup; the last part is shown.
+    :param name: what people call it.
+    """
+    ax = _canvas(12.6, 6.0, "From a task to its cgroup's name: above, in the kernel; below, in your process")
+    at = [1.35, 4.6, 7.85, 11.1]
+    _area(ax, (0.1, 2.15), 12.4, 3.8, "in the kernel")
+    _chain(
+        ax,
+        [
+            Box(at[0], 5.0, "the woken task", "task_struct", ORANGE),
+            Box(at[1], 5.0, "css_set", "one cgroup per tree", ORANGE),
+            Box(at[2], 5.0, "cgroup", "dfl_cgrp: in cgroup2", ORANGE),
+            Box(at[3], 5.0, "kernfs node", f"id {cgroup_id}", GREEN),
+        ],
+    )
+    for (one, other), word in zip(pairwise(at), ("cgroups", "dfl_cgrp", "kn"), strict=True):
+        ax.text((one + other) / 2, 5.1, word, ha="center", va="bottom", fontsize=7.5, color=_INK)
+    current = Box(at[0], 3.05, "current", "who runs here now", VERMILION, dashed=True)
+    stranger = Box(at[2], 3.05, "somebody's cgroup", "or idle's, the root", VERMILION, width=2.6, dashed=True)
+    for box in (current, stranger):
+        _draw(ax, box)
+    _arrow(ax, (at[0] + 1.15, 3.05), (at[2] - 1.3, 3.05), colour=VERMILION)
+    helper = "bpf_get_current_cgroup_id()"
+    ax.text((at[0] + at[2]) / 2 - 0.05, 3.13, helper, ha="center", va="bottom", fontsize=8, color=VERMILION)
+    last = path.rstrip("/").rsplit("/", 1)[-1]
+    _chain(
+        ax,
+        [
+            Box(at[3], 0.95, "a directory", f"inode {cgroup_id}", GREEN),
+            Box(at[2], 0.95, "its path", f"…/{last}"[:26]),
+            Box(at[1], 0.95, "what makes such", "unit, container, pod"),
+            Box(at[0], 0.95, text.plain(name)[:20], "name, kind, owner"),
+        ],
+    )
+    _arrow(ax, (at[3], 4.5), (at[3], 1.45), colour=GREEN)
+    ax.text(at[3] + 0.12, 3.0, "the same\nnumber", fontsize=8, color=GREEN, va="center")
     return ax
