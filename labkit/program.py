@@ -22,7 +22,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from labkit import bpfsys
+from labkit import backedge, bpfsys
 from labkit.attach import HookRefused, attach, check_labels, choose_hook, map_error, no_privilege, verdict
 from labkit.bpfsys import AttachType, MapType, ProgType
 from labkit.compiler import Artifact, Function, MapDef, compile_program, source_lines
@@ -52,6 +52,7 @@ _TYPES = {
 }
 _LEDGER_TRIES = 100
 _LOG_BYTES = 1 << 20
+_MENDS = 64  # loops in one program
 _REFUSED = "the kernel's verifier refuses the program"
 
 
@@ -401,10 +402,24 @@ class Program:
                 "attach_type": AttachType.TRACE_FENTRY,
                 "attach_btf_id": btf.kernel().function_id(hook.target) or 0,
             }
-        try:
-            return bpfsys.prog_load(_TYPES[hook.kind], bytes(code), **options)
-        except OSError as error:
-            raise self._load_error(error, bytes(code), label, hook, chosen, options) from error
+        for mends in range(_MENDS + 1):
+            try:
+                return bpfsys.prog_load(_TYPES[hook.kind], bytes(code), **options)
+            except OSError as error:
+                better = self._mended(error, bytes(code), hook, options)
+                if better is None or mends == _MENDS:
+                    raise self._load_error(error, bytes(code), label, hook, chosen, options) from error
+                code = bytearray(better)
+        raise AssertionError("not reached")
+
+    def _mended(self, error: OSError, code: bytes, hook: Hook, options: Mapping[str, Any]) -> bytes | None:
+        """The program as an old verifier takes it, if the shape of a loop is all that it minds."""
+        if error.errno != errno.EINVAL:
+            return None
+        log = ctypes.create_string_buffer(_LOG_BYTES)
+        with contextlib.suppress(OSError):
+            os.close(bpfsys.prog_load(_TYPES[hook.kind], code, log=log, log_level=1, **options))
+        return backedge.mended(code, log.value.decode("utf-8", "replace"))
 
     def _load_error(
         self,

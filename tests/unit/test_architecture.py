@@ -11,7 +11,7 @@ ROOT = Path(labkit.__file__).parent
 FLOORS = {
     1: {"errors", "paths", "text", "ledger", "histogram", "bpfsys", "show", "progress"},
     2: {"kernel", "oracles"},
-    3: {"spec", "compiler", "layout", "maps", "ring", "program", "attach"},
+    3: {"spec", "compiler", "layout", "maps", "ring", "program", "attach", "backedge"},
     4: {"capture", "events"},
     5: {"sched", "names", "cgroups", "workloads", "_janitor", "_worker"},
     6: {"plots", "strip", "drawings", "findings"},
