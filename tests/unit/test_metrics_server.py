@@ -265,3 +265,17 @@ def test_hostile_names_stay_inside_their_labels(source: Turns) -> None:
             ]
             assert len(values) == len(names)
             assert all(len(value) <= 128 and value.isprintable() for value in values)
+
+
+def test_where_there_is_no_room_the_oldest_connection_makes_way(
+    source: Turns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "HEADERS_S", 600.0)  # nobody is closed for keeping silent
+    with MetricsServer(0) as server, contextlib.ExitStack() as stack:
+        server.exporter = Exporter(source)
+        silent = [stack.enter_context(raw(server)) for _ in range(MAX_CONNECTIONS)]
+        assert get(server)[0] == 200
+        assert silent[0].recv(1) == b""
+        silent[-1].settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            silent[-1].recv(1)
