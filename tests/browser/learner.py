@@ -32,6 +32,7 @@ class Lab:
     def open(cls, browser: Browser, address: str, folder: Path, log: Path) -> Lab:
         # Two device pixels to one of the page, as on most laptops: there blurred figures show.
         context = browser.new_context(viewport={"width": WIDTH, "height": HEIGHT}, device_scale_factor=2)
+        context.set_default_timeout(120_000)  # others may be working on this machine
         lab = cls(context.new_page(), address, folder, log)
         base = address.split("/lab")[0]
         lab.page.on(
@@ -44,7 +45,7 @@ class Lab:
             "console", lambda said: lab.complaints.append(said.text) if said.type == "error" else None
         )
         lab.page.goto(address)
-        lab.page.wait_for_selector(".jp-Notebook .jp-MarkdownOutput h1", timeout=90_000)
+        lab.page.wait_for_selector(".jp-Notebook .jp-MarkdownOutput h1")
         return lab
 
     def theme(self, name: str) -> None:
