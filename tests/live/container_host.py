@@ -319,7 +319,9 @@ def running(node: Host, pod: Document) -> Iterator[list[str]]:
         yield [f"{name}-{container['name']}" for container in pod["spec"]["containers"]]
     finally:
         node.podman("pod", "rm", "--force", "--ignore", "--time", "2", name, check=False)
-        node.podman("volume", "prune", "--force", check=False)
+        for volume in pod["spec"].get("volumes", []):
+            if "emptyDir" in volume:
+                node.podman("volume", "rm", "--force", volume["name"], check=False)
 
 
 def answer(text: str) -> Document:
