@@ -59,6 +59,7 @@ def test_alone_the_service_is_woken_on_top_of_the_idle_task() -> None:
     assert agrees(int(who.sum()), slept(truth, "service"))
     assert who["itself"] <= 0.05 * who.sum()
     assert (wakeups["while_idle"] <= wakeups["wakeups"]).all()
+    assert wakeups["while_idle"].sum() > 0
     assert set(wakeups.loc[wakeups["while_idle"] > 0, "current_id"]) <= {ch07.ROOT_ID}
 
 
