@@ -33,7 +33,8 @@ FAINT = """() => {
         const [a, b] = [light(parts(getComputedStyle(node).color)), light(behind(node))];
         const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
         // An output has one colour for both themes; none can reach 4.5 on white and on black.
-        const needed = node.closest('.cell_output') ? 3 : node.closest('.highlight') || node.closest('.headerlink') ? 2.5 : 4.5;
+        const needed = node.closest('.cell_output') ? 3
+            : node.closest('.highlight') || node.closest('.headerlink') ? 2.5 : 4.5;
         if (contrast < needed) found.push(`${contrast.toFixed(1)}: ${node.textContent.trim().slice(0, 40)}`);
     }
     return [...new Set(found)];
