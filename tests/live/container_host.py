@@ -218,6 +218,9 @@ def image(node: Host, target: str) -> str:
         [sys.executable, "-c", code], env=node.env | settings, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    node.podman(
+        "image", "prune", "--force", "--filter", "until=24h", check=False
+    )  # stages of yesterday's versions
     return Registry.of({}).image(target)
 
 
