@@ -77,7 +77,7 @@ def _two_hogs(program: Program) -> Feedback:
     with two_pinned_hogs(seconds=0.5).run() as truth:
         program.stop()
         events = drained(program, "events", "runq")
-        books = truth.tasks.set_index("cgroup_id")["run_delay_ns"]
+        books = truth.cgroups.set_index("cgroup_id")["run_delay_ns"]  # since they began to spin
         stamps = program.frame("runq_enqueued")
     seen = float(events[events["cgroup_id"].isin(books.index)]["runq_lat"].sum())
     share = seen / float(books.sum())
