@@ -293,7 +293,9 @@ def serve(
 @main.command()
 @click.argument("names", nargs=-1)
 @click.option("--record", "record_anew", is_flag=True, help="Run and record them on this machine first.")
-@click.option("--out", type=click.Path(path_type=Path), default=None, help="Folder (default: outcomes/scenarios).")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=None, help="Folder (default: outcomes/scenarios)."
+)
 def scenarios(names: tuple[str, ...], record_anew: bool, out: Path | None) -> None:
     """Truth and verdict side by side, for this lab and for others' rules; NAMES are scenarios (default: all)."""
     if record_anew:

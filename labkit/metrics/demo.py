@@ -102,9 +102,6 @@ def _figure(prometheus: Prometheus, began_s: float, ended_s: float, folder: Path
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="Folder of the figure.")
 def main(seconds: float | None, out: Path | None) -> None:
     """Exporter, Prometheus and a noisy neighbour; prints the address of a graph."""
-    from labkit.system.launch import gain_rights
-
-    gain_rights([sys.executable, *sys.orig_argv[1:]])
     import matplotlib
 
     matplotlib.use("agg")

@@ -84,7 +84,9 @@ def test_waits_are_what_the_scheduler_added_to_run_delay(run: Measured) -> None:
     books = run.truth.cgroups.set_index("cgroup_id")["run_delay_ns"]
     waits = run.found.cgroups.set_index("cgroup_id")["wait_ns"].astype("int64")
     for cgroup_id, role in roles(run).items():
-        if books[cgroup_id] == 0 or role == "storm":  # the account of ended children is their parent's, and rounded
+        if (
+            books[cgroup_id] == 0 or role == "storm"
+        ):  # the account of ended children is their parent's, and rounded
             continue
         # Equal to the nanosecond, but for a switch-in of which the kernel does not call us at the very end.
         assert waits[cgroup_id] == pytest.approx(books[cgroup_id], rel=1e-3), role
