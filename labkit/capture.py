@@ -381,8 +381,8 @@ def record_command(program: str, *, seconds: float, parameters: Mapping[str, str
     with load(program, label=f"{out.name}/{program}", **typed_parameters(parameters)) as loaded:
         running = RecordedProgram.of(loaded, Recorder(out, out.name), program)
         print(running.describe(), flush=True)
-        print(f"recording for {seconds:g} s (Ctrl-C ends it early) ...", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
+            print(f"recording for {seconds:g} s (Ctrl-C ends it early) ...", flush=True)
             time.sleep(seconds)
         running.stop()
         for name, table in spec.maps.items():
