@@ -47,7 +47,8 @@ ARCHITECTURES = {
         board="q35,sata=off,smbus=off,vmport=off",
         # 5-level paging and nested virtualisation cost time and serve nothing here; without the latter QEMU hides
         # the leaves of cpuid that tell cache sizes, and OpenBLAS complains into every notebook.
-        cpu="max,la57=off,svm=off,xlevel=0x8000000a",
+        # AVX came to QEMU's emulation in 7.2 and is not right there: NumPy's sorts by AVX2 lost elements or crashed.
+        cpu="max,la57=off,svm=off,xlevel=0x8000000a,avx=off,avx2=off,f16c=off,fma=off,vaes=off,vpclmulqdq=off",
         console="ttyS0",
         # QEMU 7.2's software emulation crashes most systemd guests whose kernel uses cmpxchg16b. The kernel alone
         # must do without: NumPy's wheels (2.4 and later) refuse to start on a CPU that lacks it (x86-64-v2).

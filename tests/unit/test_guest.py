@@ -78,6 +78,10 @@ def test_the_cpu_can_run_numpy_and_the_kernel_leaves_cmpxchg16b_alone() -> None:
     assert "clearcpuid=cx16" in line
 
 
+def test_the_cpu_has_no_avx_which_qemu_emulates_wrongly() -> None:
+    assert "avx=off,avx2=off" in arguments(AMD64)
+
+
 def test_a_restore_differs_from_the_save_only_in_where_it_starts() -> None:
     saved = arguments(AMD64, throwaway=False).replace("snapshot=off", "snapshot=on")
     restored = arguments(AMD64, restore=Path("/with space/memory"))
