@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from guest.arch import Arch
+from guest.errors import GuestError
 
 __all__ = ["DEFAULT", "RELEASES", "Release"]
 
@@ -28,12 +29,20 @@ class Release:
         return f"{package}/{self.suite}-backports" if self.backports else package
 
     def sources(self, mirror: str | None) -> list[str]:
-        """Lines of apt sources for mmdebstrap; empty if its own choice will do."""
-        if mirror is None and not self.backports:
+        """Lines of apt sources for mmdebstrap; empty if its own choice will do.
+
+        :raises GuestError: if backports are wanted and this machine's apt names no mirror of Debian.
+        """
+        if mirror is None:
+            if self.backports:
+                raise GuestError(
+                    f"{self.name} needs Debian's backports",
+                    why="this machine's apt names no mirror of Debian, and mmdebstrap's own choice is without backports",
+                    remedy="run it on a Debian machine",
+                )
             return []
-        base = mirror or "http://deb.debian.org/debian"
         suites = [self.suite, *([f"{self.suite}-backports"] if self.backports else [])]
-        return [f"deb {base} {suite} main" for suite in suites]
+        return [f"deb {mirror} {suite} main" for suite in suites]
 
 
 DEFAULT = Release("debian-13", "trixie")

@@ -24,6 +24,7 @@ from guest.errors import BootFailed, BuildFailed, HostCannot
 from guest.host import apt_transport_options, debian_mirror, run_tool
 from guest.image import Image, image_key
 from guest.qemu import qemu_arguments
+from guest.errors import GuestError
 from guest.release import DEFAULT, RELEASES, Release
 from guest.repo import pack, shipped_files
 from guest.root import BASE_PACKAGES, TEST_PACKAGES
@@ -154,6 +155,8 @@ def test_a_kernel_of_the_backports_is_asked_for_by_name_and_its_archive_is_there
     ]
     assert RELEASES["debian-12"].kernel_package(AMD64) == "linux-image-cloud-amd64"
     assert RELEASES["debian-12"].sources(None) == []  # mmdebstrap knows where Debian's is
+    with pytest.raises(GuestError, match="backports"):
+        release.sources(None)
 
 
 def test_the_base_leaves_python_and_all_the_lab_needs_to_the_script() -> None:
