@@ -20,11 +20,10 @@ from click.testing import CliRunner
 from guest import __main__ as command_line
 from guest import compatibility, host, image, janitor
 from guest.arch import ARCHITECTURES, Arch, host_arch
-from guest.errors import BootFailed, BuildFailed, HostCannot
+from guest.errors import BootFailed, BuildFailed, GuestError, HostCannot
 from guest.host import apt_transport_options, debian_mirror, run_tool
 from guest.image import Image, image_key
 from guest.qemu import qemu_arguments
-from guest.errors import GuestError
 from guest.release import DEFAULT, RELEASES, Release
 from guest.repo import pack, shipped_files
 from guest.root import BASE_PACKAGES, TEST_PACKAGES
