@@ -199,7 +199,13 @@ def test_ctrl_c_in_a_terminal_leaves_the_screen_as_it_was_and_the_answer_on_it()
 
 def test_ctrl_c_while_measuring_once_answers_early() -> None:
     process = subprocess.Popen(
-        [*COMMAND, "noisy", "--seconds", "600"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, "noisy", "--seconds", "600"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        ),  # else ignored in background jobs
     )
     assert process.stderr is not None
     assert process.stderr.readline().startswith("measuring for 600 s")
