@@ -101,7 +101,7 @@ def render(surveys: Sequence[dict[str, Any]]) -> str:
     ]
     notes: list[str] = []
     hooks = _cells(surveys, "hooks", ("program", "label", "hook"), notes)
-    compared = _cells(surveys, "comparisons", ("program", "with"), [])
+    compared = _cells(surveys, "comparisons", ("program", "with"), notes)
     parts = [
         _HEAD,
         "## Machines\n\n",
