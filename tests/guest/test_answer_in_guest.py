@@ -13,6 +13,7 @@ from labkit.names import Directory
 from labkit.noisy.command import noisy_command, replay_command
 from labkit.noisy.select import Selection
 from labkit.noisy.watch import Watch
+from labkit.program import load
 from labkit.workloads import scenario
 
 pytestmark = pytest.mark.guest
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.guest
 
 def answer(name: str, file: Path, capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
     """What the command says of a scenario's cgroups while it runs, in this process: imports are slow in here."""
-    with Watch():  # compiled, and in the cache
+    with Watch(), load("runq_latency"):  # compiled, and in the cache
         pass
     with scenario(name, seconds=20).start() as running:
         selection = Selection(globs=(f"/labkit-{os.getpid()}-*",))
@@ -47,6 +48,7 @@ def test_systemds_units_have_their_names_and_the_root_is_the_kernels() -> None:
         assert own["cgroup"] == tree.path_of()
 
 
+@pytest.mark.slow
 def test_a_quota_on_the_parent_is_named_with_the_cpu_max_it_would_need(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -60,6 +62,7 @@ def test_a_quota_on_the_parent_is_named_with_the_cpu_max_it_would_need(
     assert json.loads(capsys.readouterr().out)["cgroups"] == found
 
 
+@pytest.mark.slow
 def test_weights_of_sibling_groups_say_whose_share_it_was(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
