@@ -116,8 +116,12 @@ class _AsyncioErrors(logging.Handler):
         self.guard = guard
 
     def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        # The kernel's own loops, which end with it: nothing that the notebook began.
+        if sys.is_finalizing() or ("destroyed but it is pending" in message and "ipykernel" in message):
+            return
         cause = "".join(traceback.format_exception(*record.exc_info)) if record.exc_info else ""
-        self.guard.write("asyncio", f"{record.getMessage()}\n{cause}".strip())
+        self.guard.write("asyncio", f"{message}\n{cause}".strip())
 
 
 def _format(
