@@ -26,9 +26,10 @@ def measured(name: str, seconds: float = 2.0) -> Iterator[tuple[Truth, Snapshot]
         yield truth, between(before, watch.snapshot())
 
 
-@pytest.fixture(
-    scope="module", params=["throttled", "throttled_beside_hog", "two_hogs_3_1", "quota_on_parent"]
-)
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("throttled", "quota_on_parent")]
+
+
+@pytest.fixture(scope="module", params=["throttled_beside_hog", "two_hogs_3_1", *SLOW])
 def run(request: pytest.FixtureRequest) -> Iterator[tuple[Truth, Snapshot]]:
     with measured(request.param) as found:
         yield found
