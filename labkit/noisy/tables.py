@@ -98,6 +98,9 @@ class Tables:
         While the program is attached the tables change as they are read. ``wait_ns`` is therefore the sum of its parts as
         they were read, and ``waits`` the sum of the histogram, so that a snapshot always agrees with itself.
         """
+        # Pairs first: whoever is in them is known by the time that the ids are read. The other way round, a cgroup that was
+        # new in between would count as unknown now, and as itself later.
+        pairs = self._raw_pairs()
         self.ids()
         indexes = np.array([UNKNOWN, *sorted(self._ids)], dtype=np.int64)
         ids = np.array([0, *(self._ids[i] for i in indexes[1:].tolist())], dtype=np.uint64)
@@ -108,7 +111,7 @@ class Tables:
             fields = np.concatenate([fields, np.stack([s.fields for s in self._dead.values()])])
             waits = np.concatenate([waits, np.stack([s.waits for s in self._dead.values()])])
         ids, fields, waits = _by_id(ids, fields, waits)
-        cells = self._cells(ids, fields)
+        cells = self._cells(pairs, ids, fields)
         return {
             "cgroups": _cgroup_frame(ids, fields, waits, cells),
             "cells": cells.frame(),
@@ -130,11 +133,15 @@ class Tables:
             np.concatenate([dense[victims, occupants], far]),
         )
 
-    def _cells(self, ids: np.ndarray, fields: np.ndarray) -> _Cells:
+    def _cells(
+        self, pairs: tuple[np.ndarray, np.ndarray, np.ndarray], ids: np.ndarray, fields: np.ndarray
+    ) -> _Cells:
         """All cells, each victim, kind and occupant once, ordered by them."""
-        victims, occupants, values = self._raw_pairs()
+        victims, occupants, values = pairs
         victim_ids, occupant_ids = self._identities(victims), self._identities(occupants)
         told = _sum_by(ids, victim_ids, values[:, 1])
+        for (victim, _, _), count in self._dead_cells.items():
+            told[np.searchsorted(ids, np.uint64(victim))] += count[1]
         parts = [
             _Cells(
                 victim_ids,

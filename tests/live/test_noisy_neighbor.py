@@ -174,3 +174,21 @@ def test_stolen_and_interrupt_time_is_its_own_cause() -> None:
         steal = run.found.cells[run.found.cells["kind"] == "steal"]
         exact = run.exact[run.exact["kind"] == "steal"]
         assert np.isclose(steal["wait_ns"].sum(), exact["wait_ns"].sum(), rtol=0.5, atol=5e6)
+
+
+def test_cgroups_that_appear_while_the_tables_are_read_are_never_taken_for_others() -> None:
+    """Who is new between two reads of one snapshot must not be unknown now and itself later: no count ever shrinks."""
+    with Watch() as watch:
+        tables, read_ids = watch.tables, watch.tables.ids
+        older = watch.snapshot()
+
+        def late() -> set[int]:
+            found = read_ids()
+            workloads.two_pinned_hogs(seconds=0.1).run().release()  # two cgroups that nobody has heard of
+            return found
+
+        tables.ids = late  # type: ignore[method-assign]
+        for _ in range(4):
+            newer = watch.snapshot()
+            between(older, newer)  # raises if a row is smaller
+            older = newer
