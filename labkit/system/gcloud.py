@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import urllib.request
 from pathlib import Path
@@ -11,9 +12,8 @@ from labkit.system.step import Done, OutOfReach, SetupFailed, Step, command, rem
 
 __all__ = ["Gcloud"]
 
-# https://cloud.google.com/sdk/docs/install#deb
-_KEY_URL = "https://packages.cloud.google.com/apt/doc/apt-key.gpg"
-_ARCHIVE = "https://packages.cloud.google.com/apt"
+#: Where Google's archive is, as https://cloud.google.com/sdk/docs/install#deb says: apt has no default for it.
+_VARIABLE = "LABKIT_GCLOUD_ARCHIVE"
 _KEY = Path("/usr/share/keyrings/labkit-google-cloud.asc")
 _SOURCE = Path("/etc/apt/sources.list.d/labkit-google-cloud.sources")
 _PACKAGE = "google-cloud-cli"
@@ -26,7 +26,9 @@ class Gcloud(Step):
     why = "signs in to Google's registry and clusters"
 
     def missing(self) -> list[str]:
-        return [] if shutil.which("gcloud") else [f"add {_ARCHIVE} to apt's sources, install {_PACKAGE}"]
+        return (
+            [] if shutil.which("gcloud") else [f"add Google's archive to apt's sources, install {_PACKAGE}"]
+        )
 
     def apply(self, done: Done) -> None:
         if not shutil.which("apt-get"):
@@ -34,8 +36,14 @@ class Gcloud(Step):
                 "gcloud cannot be installed", why="this system has no apt-get",
                 remedy="https://cloud.google.com/sdk/docs/install",
             )  # fmt: skip
+        archive = os.environ.get(_VARIABLE, "").rstrip("/")
+        if not archive.startswith("https://"):
+            raise OutOfReach(
+                "gcloud cannot be installed", why=f"{_VARIABLE} does not say where Google's archive is",
+                remedy=f"{_VARIABLE}=https://... with the address at https://cloud.google.com/sdk/docs/install#deb",
+            )  # fmt: skip
         try:
-            with urllib.request.urlopen(_KEY_URL, timeout=30) as answer:
+            with urllib.request.urlopen(f"{archive}/doc/apt-key.gpg", timeout=30) as answer:
                 key = answer.read()
         except OSError as error:
             raise OutOfReach(
@@ -46,7 +54,7 @@ class Gcloud(Step):
         done.save()
         _KEY.write_bytes(key)
         _SOURCE.write_text(
-            f"Types: deb\nURIs: {_ARCHIVE}\nSuites: cloud-sdk\nComponents: main\nSigned-By: {_KEY}\n"
+            f"Types: deb\nURIs: {archive}\nSuites: cloud-sdk\nComponents: main\nSigned-By: {_KEY}\n"
         )
         try:
             command(["apt-get", "-q", "update"])
