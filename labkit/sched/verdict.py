@@ -241,9 +241,7 @@ class _Bench:
             waited_ns=float(one["wait_ns"]),
             waiting=waiting,
             occupant_running=1.0 + self.own.get(occupant, 0) / their_run if their_run else 1.0,
-            groups=None
-            if self.groups is None
-            else (self.groups.get(victim, []), self.groups.get(occupant, [])),
+            groups=self._two_groups(victim, occupant),
             classes={role: found for role, found in known.items() if found is not None},
         )
 
@@ -285,9 +283,7 @@ class _Bench:
         if verdict != "quiet":  # a short sum is a short sum, however few its parts
             found.append((1.0 - (waits + 1) ** -0.5, f"only {waits:,} waits were seen"))
         oracle = self.oracles.get(int(row["cgroup_id"]))
-        if (
-            oracle is not None and int(oracle["timeslices"]) >= 0.9 * waits > 0
-        ):  # tasks that died took theirs with them
+        if oracle is not None and _account_for(int(oracle["timeslices"]), waits):
             true_ns, seen_ns = int(oracle["run_delay_ns"]), int(row["wait_ns"])
             apart = abs(seen_ns - true_ns) / max(seen_ns, true_ns, 1)
             found.append((1.0 - apart, f"run_delay says {apart:.0%} otherwise"))

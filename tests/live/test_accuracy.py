@@ -23,10 +23,13 @@ def _measure(workload: Workload) -> tuple[pd.DataFrame, pd.DataFrame]:
     with load("runq_latency") as prog, workload.run() as truth:
         waits = prog.frame("waits")
         ledger = prog.ledger
+        compared = compare(waits, truth.tasks)
         assert ledger.balanced, ledger.describe()
-        # Wider than a finding allows: some machines hide switches of their init process from programs, now and then many.
-        assert ledger.lost_share < 0.05, ledger.describe()
-        return compare(waits, truth.tasks), truth.tasks.merge(waits, on="pid", suffixes=("", "_seen"))
+        # The workload's own tasks: what else a quiet machine loses (switches of its init process are hidden from programs
+        # on some) may be a large share of the little that happens there.
+        missing = compared["timeslices"].sum() - compared["waits"].sum()
+        assert missing <= 0.01 * compared["timeslices"].sum() + 2, f"{compared.to_string()}\n{ledger.describe()}"
+        return compared, truth.tasks.merge(waits, on="pid", suffixes=("", "_seen"))
 
 
 @pytest.mark.parametrize("workload", CONTENDED, ids=lambda w: w.name)

@@ -240,7 +240,17 @@ def test_confidence_falls_with_loss_with_what_is_unknown_with_few_waits_and_with
     gone = judged(
         web({("cgroup", 11): 3 * S}), oracles=oracle.assign(timeslices=100)
     )  # most of its tasks ended
-    assert gone.confidence == clear.confidence
+    came = judged(web({("cgroup", 11): 3 * S}), oracles=oracle.assign(timeslices=5000))  # with counters of before
+    assert gone.confidence == came.confidence == clear.confidence
+
+
+def test_a_share_is_only_judged_where_the_weights_of_both_could_be_read() -> None:
+    known = weights()
+    assert judged(web({("cgroup", 11): 9 * S}), weights=known).blame[0].standing.exceeded
+    for missing in (10, 11):
+        partly = judged(web({("cgroup", 11): 9 * S}), weights=known[known["cgroup_id"] != missing])
+        assert partly.blame[0].standing.entitled is None
+        assert "weight" not in partly.sentence
 
 
 def test_close_calls_are_less_sure() -> None:
