@@ -21,7 +21,7 @@ from labkit.capture import Capture, RecordedProgram, Recorder, ReplayedProgram
 from labkit.errors import ParameterError, UnsupportedKernel
 from labkit.kernel import environment, probe
 from labkit.ledger import Ledger, Mode
-from labkit.lessons import progress
+from labkit.lessons import predictions, progress
 from labkit.noisy import archive
 from labkit.noisy.measure import Measured, measure
 from labkit.paths import captures_dir
@@ -131,23 +131,29 @@ class Chapter:
         recording = archive.load(self._capture.folder / f"{key}.noisy")
         return Measured(truth, recording, self._capture.reading(f"{key} events") if events else {})
 
-    def predict(self, values: Mapping[str, Any]) -> pd.Series:
+    def predict(self, values: Mapping[str, Any], *, mine: bool = False) -> pd.Series:
         """Commit yourself before you measure: the prediction is kept in your own folder, with its time.
 
-        A run without a reader keeps nothing. :meth:`compare` puts it beside what was measured.
+        The values that a chapter comes with are nobody's prediction: as long as all of them are as they were, nothing is
+        kept, and neither is one that is ``...``. A run without a reader keeps nothing, and shows the chapter's values.
+        :meth:`compare` puts it beside what was measured.
 
-        :returns: the values, as a Series named ``predicted``.
+        :param mine: you think just what the chapter says: its values are your prediction.
+        :returns: the values, as a Series named ``predicted``; "not predicted" where that is nobody's.
         """
-        if not headless():
-            progress.predicted(self.name, dict(values))
-        return pd.Series(dict(values), name="predicted")
+        made = dict(values) if mine or headless() else predictions.own(self.name, values)
+        made = {name: value for name, value in made.items() if value is not ...}
+        if made and not headless():
+            progress.predicted(self.name, made, mine=mine)
+        shown = {name: made.get(name, predictions.NOT_PREDICTED) for name in values}
+        return pd.Series(shown, name="predicted")
 
     def compare(self, predicted: pd.Series, measured: Mapping[str, Any]) -> pd.DataFrame:
         """A prediction beside what was measured.
 
         :param measured: the same names as the prediction has.
         :returns: columns ``predicted``, ``measured``, and ``off by`` (str: a factor for numbers, "right" or "wrong" for
-            words), one row per name.
+            words, empty where nothing was predicted), one row per name.
         :raises ParameterError: if the names differ.
         """
         if set(predicted.index) != set(measured):

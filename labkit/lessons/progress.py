@@ -20,6 +20,7 @@ import pandas as pd
 from labkit import text
 from labkit.errors import LabkitError, ParameterError
 from labkit.glossary import for_learner
+from labkit.lessons import predictions
 from labkit.paths import notebooks_dir, work_dir
 
 __all__ = ["COPIES", "digest", "judged", "predicted", "reset", "solved", "table", "tried"]
@@ -71,14 +72,22 @@ def _count(exercise: str, *, solved_now: bool) -> None:
     _write(data)
 
 
-def predicted(chapter: str, values: Mapping[str, Any]) -> None:
-    """Note a prediction; running the cell again with the same values adds nothing."""
+def predicted(chapter: str, values: Mapping[str, Any], *, mine: bool = False) -> None:
+    """Note a prediction; running the cell again with the same values adds nothing.
+
+    :param mine: it is the learner's though it is what the chapter comes with.
+    """
     data = _read()
     plain = {str(name): value.item() if hasattr(value, "item") else value for name, value in values.items()}
     made = data["predictions"].setdefault(chapter, [])
-    if not made or made[-1]["values"] != plain:
-        made.append({"at": _now(), "values": plain})
+    if not made or made[-1]["values"] != plain or made[-1].get("mine", False) != mine:
+        made.append({"at": _now(), "values": plain} | ({"mine": True} if mine else {}))
         _write(data)
+
+
+def _foreseen(chapter: str, made: Any) -> bool:
+    """True if one of the predictions that were kept is the learner's own; earlier releases kept the chapter's, too."""
+    return any(one.get("mine") or predictions.own(chapter, one["values"]) for one in made)
 
 
 def judged(predicted: pd.Series, measured: Mapping[str, Any]) -> pd.DataFrame:
@@ -102,6 +111,8 @@ def _shown(value: Any) -> str:
 
 
 def _off_by(guess: Any, value: Any) -> str:
+    if isinstance(guess, str) and guess == predictions.NOT_PREDICTED:
+        return ""
     if not (_is_number(guess) and _is_number(value)) or isinstance(guess, bool):
         return "right" if guess == value else "wrong"
     if guess == value:
@@ -134,7 +145,7 @@ def table() -> pd.DataFrame:
         ids = [one.id for one in exercises(path.stem[:2])]
         right = [one for one in ids if data["exercises"].get(one, {}).get("solved")]
         touched = [one for one in ids if one in data["exercises"]]
-        foreseen = path.stem in data["predictions"]
+        foreseen = _foreseen(path.stem, data["predictions"].get(path.stem, ()))
         state = "done" if ids and len(right) == len(ids) else "begun" if touched or foreseen else ""
         left = ", ".join(one for one in ids if one not in right)
         rows.append((path.stem, "yes" if foreseen else "", f"{len(right)} of {len(ids)}", left, state))

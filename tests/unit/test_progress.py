@@ -14,7 +14,7 @@ import labkit as lk
 from labkit import lessons
 from labkit.errors import LabkitError, ParameterError
 from labkit.glossary import for_learner
-from labkit.lessons import progress
+from labkit.lessons import predictions, progress
 from labkit.paths import notebooks_dir
 from labkit.session import Chapter, chapter
 from labkit.workbench import copy_notebooks
@@ -91,6 +91,51 @@ class TestPredictions:
         assert [one["values"] for one in made] == [{"share": 0.5}, {"share": 0.25}]
         assert all(one["at"] for one in made)
         assert row()["predicted"] == "yes"
+
+    def test_what_the_chapter_comes_with_is_nobodys_prediction_until_something_is_changed(
+        self, lab: Chapter, mine: Path
+    ) -> None:
+        given = predictions.given_by(CHAPTER)
+        told = lab.predict(given)
+        assert len(given) == 3
+        assert set(told) == {"not predicted"}
+        assert not (mine / ".progress.json").exists()
+        assert set(lab.compare(told, dict.fromkeys(given, 1))["off by"]) == {""}
+        first = next(iter(given))
+        assert dict(lab.predict(given | {first: 0.75})) == given | {first: 0.75}
+        assert row()["predicted"] == "yes"
+
+    def test_a_value_that_is_left_open_is_not_predicted_and_the_others_are(
+        self, lab: Chapter, mine: Path
+    ) -> None:
+        told = lab.predict({"share": 0.5, "waits": ...})
+        assert dict(told) == {"share": 0.5, "waits": "not predicted"}
+        assert lab.compare(told, {"share": 0.5, "waits": 7}).loc["waits", "off by"] == ""
+        made = json.loads((mine / ".progress.json").read_text())["predictions"][CHAPTER]
+        assert made[0]["values"] == {"share": 0.5}
+        assert set(lab.predict({"share": ..., "waits": ...})) == {"not predicted"}
+
+    def test_who_thinks_just_that_says_so(self, lab: Chapter, mine: Path) -> None:
+        given = predictions.given_by(CHAPTER)
+        assert dict(lab.predict(given, mine=True)) == given
+        assert row()["predicted"] == "yes"
+
+    def test_what_earlier_releases_kept_of_the_chapters_own_values_is_no_prediction(self, mine: Path) -> None:
+        progress.predicted(CHAPTER, predictions.given_by(CHAPTER))
+        assert row()["predicted"] == ""
+
+    def test_a_run_without_a_reader_shows_the_chapters_values(
+        self, lab: Chapter, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("LABKIT_HEADLESS", "1")
+        given = predictions.given_by(CHAPTER)
+        assert dict(lab.predict(given)) == given
+
+    @pytest.mark.parametrize(
+        "path", sorted(notebooks_dir().glob("[0-9][0-9]_*.ipynb")), ids=lambda path: path.stem
+    )
+    def test_what_each_chapter_comes_with_is_found(self, path: Path) -> None:
+        assert predictions.given_by(path.stem)
 
     @pytest.mark.parametrize(
         ("guess", "value", "off"),
