@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from labkit.kernel.cgroup import ancestors
@@ -35,6 +36,7 @@ class Answer:
     :param cost: ``ns_per_switch`` and ``cpu_share``; None where the kernel's statistics are not permitted.
     :param rules: which rule was chosen for what, where the kernel leaves a choice.
     :param waiting: how many cgroups waited at all, those not asked for too.
+    :param asked: how many cgroups were asked for; there may be fewer verdicts.
     """
 
     mode: str
@@ -46,6 +48,7 @@ class Answer:
     cost: Mapping[str, float | None]
     rules: tuple[str, ...] = ()
     waiting: int = 0
+    asked: int = 0
 
     @classmethod
     def from_snapshot(
@@ -62,7 +65,8 @@ class Answer:
         :raises NoSuchCgroup: if something was asked for that is not there.
         """
         evidence, selection = evidence or Evidence.none(), selection or Selection()
-        chosen = _chosen(snapshot, selection, most)
+        asked = _asked(snapshot, selection)
+        chosen = asked if most is None else asked[:most]
         judged = verdicts(
             snapshot,
             quotas=evidence.quotas,
@@ -85,6 +89,7 @@ class Answer:
             },
             rules=snapshot.rules,
             waiting=int((snapshot.cgroups["wait_ns"] > 0).sum()),
+            asked=len(asked),
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -126,7 +131,8 @@ def _rounded(value: float | None, digits: int) -> float | None:
     return None if value is None or not math.isfinite(value) else round(value, digits)
 
 
-def _chosen(snapshot: Snapshot, selection: Selection, most: int | None) -> list[int]:
+def _asked(snapshot: Snapshot, selection: Selection) -> list[int]:
+    """Ids of the cgroups asked for, the longest wait first."""
     cgroups = snapshot.cgroups
     asked = [] if selection.everything else selection.ids(snapshot.names)
     if asked:
@@ -136,9 +142,8 @@ def _chosen(snapshot: Snapshot, selection: Selection, most: int | None) -> list[
     least_ns = selection.min_wait_ms * 1e6 * snapshot.seconds
     if least_ns:
         cgroups = cgroups[cgroups["wait_ns"] >= least_ns]
-    if most is not None:
-        cgroups = cgroups.nlargest(most, "wait_ns")
-    return [int(cgroup_id) for cgroup_id in cgroups["cgroup_id"]]
+    longest = np.argsort(-cgroups["wait_ns"].to_numpy().astype(np.int64), kind="stable")
+    return [int(cgroup_id) for cgroup_id in cgroups["cgroup_id"].to_numpy()[longest]]
 
 
 def residuals(snapshot: Snapshot, evidence: Evidence, ids: list[int]) -> dict[int, dict[str, Any]]:

@@ -36,7 +36,7 @@ WINDOW_S, EVERY_S, CPU_SHARE = 10.0, 2.0, 0.008
 #: So many tasks are asked for their counters at each look.
 _MOST_TASKS = 40
 _NAMES_EVERY_S = 1.0
-_ROWS, _LINES_AROUND = 20, 22
+_ROWS = 20
 
 
 def noisy_command(
@@ -142,8 +142,9 @@ class _Session:
             while True:
                 time.sleep(pause)
                 began = time.process_time()
-                rows = max(3, min(_ROWS, console.height - _LINES_AROUND))
-                live.update(render(self._latest(rows), console, rows=rows, live=True), refresh=True)
+                rows = max(1, min(_ROWS, console.height))
+                page = render(self._latest(rows), console, rows=rows, live=True, height=console.height)
+                live.update(page, refresh=True)
                 pause = max(EVERY_S, (time.process_time() - began) / CPU_SHARE)
         last = self.watch.snapshot()
         return self._recording(first, last, before, self._read_all())

@@ -6,7 +6,9 @@ Names are other people's: they are put into :class:`rich.text.Text` (no markup i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Literal
 
 from rich.console import Console, Group, RenderableType
@@ -58,25 +60,68 @@ def bar(verdict: Verdict, width: int, *, shapes: bool = True) -> Text:
     return found
 
 
-def render(answer: Answer, console: Console, *, rows: int = 20, live: bool = False) -> RenderableType:
+def render(
+    answer: Answer, console: Console, *, rows: int = 20, live: bool = False, height: int | None = None
+) -> RenderableType:
     """The whole answer for this console.
 
     :param rows: at most so many cgroups.
     :param live: it is one of many: say how to end.
+    :param height: lines that there are; None for as many as it takes. What is wanted most is placed first: how to end it,
+        one row, ledger, cost and residual, one story; then rows, then further stories, then what it cannot see.
     """
-    shapes = "utf" in console.encoding.lower()
+    shapes = _draws(console)
+    page = _Page(console, math.inf if height is None else height)
     shown = answer.verdicts[:rows]
-    parts: list[RenderableType] = [_head(answer), Text(), _table(shown, console.width, shapes)]
-    hidden = len(answer.verdicts) - len(shown)
-    if hidden > 0:
-        parts.append(Text(f"and {hidden:,} more that waited less", style="dim"))
-    if not answer.verdicts:
+    stories = [Group(Text(), story) for story in _stories(shown, wide=console.width >= WIDE)]
+    ends = page.fitting([Text("Ctrl-C ends it", style="dim")] if live else [])
+    head = page.fitting([_head(answer), Text()])
+    page.left -= 2 + (answer.asked > 1)  # the table's own head, one row, and a line that counts the others
+    foot = page.fitting(_foot(answer))
+    told = page.fitting(stories[:1])
+    legend = page.fitting([Group(Text(), _legend(shown, shapes))])
+    shown = shown[: 1 + page.rows(len(shown) - 1, answer.asked - 1)]
+    told += page.fitting(stories[1:] if told else [])
+    blind = page.fitting([Text(BLIND, style="dim")])
+    if legend:
+        legend = [Text(), _legend(shown, shapes)]
+    parts = [*head, _table(shown, console.width, shapes)]
+    if answer.asked > len(shown):
+        parts.append(Text(f"and {answer.asked - len(shown):,} more that waited less", style="dim"))
+    if not shown:
         parts.append(Text("Nobody waited that long." if answer.waiting else "Nobody waited for a CPU."))
-    parts += [Text(), *_stories(shown, wide=console.width >= WIDE)]
-    parts += [_legend(shown, shapes), Text(BLIND, style="dim"), *_foot(answer)]
-    if live:
-        parts.append(Text("Ctrl-C ends it", style="dim"))
-    return Group(*parts)
+    return Group(*parts, *told, *legend, *blind, *foot, *ends)
+
+
+def _draws(console: Console) -> bool:
+    """Can it show block characters?"""
+    return "utf" in console.encoding.lower()
+
+
+@dataclass
+class _Page:
+    """Lines of a screen that are still free."""
+
+    console: Console
+    left: float
+
+    def fitting(self, parts: Iterable[RenderableType]) -> list[RenderableType]:
+        """The first of these that find room, which they take."""
+        found = []
+        for part in parts:
+            lines = len(self.console.render_lines(part, pad=False))
+            if lines > self.left:
+                break
+            self.left -= lines
+            found.append(part)
+        return found
+
+    def rows(self, wanted: int, there_are: int) -> int:
+        """Room for so many more rows; if these are all there are, the line that would count the others is free, too."""
+        spare = wanted == there_are and wanted <= self.left + 1
+        granted = int(max(0, wanted if spare else min(wanted, self.left)))
+        self.left -= granted - (spare and wanted > 0)
+        return granted
 
 
 def _head(answer: Answer) -> Text:
@@ -90,13 +135,14 @@ def _head(answer: Answer) -> Text:
 
 def _table(shown: Iterable[Verdict], width: int, shapes: bool) -> Table:
     name, cells = (34, 24) if width >= WIDE else (18, 10)
+    overflow: Literal["ellipsis", "crop"] = "ellipsis" if shapes else "crop"
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim", pad_edge=False)
     columns = {"cgroup": name, "wait/s": 7, "p99": 7, "cause": cells, "verdict": 14, "sure": 4}
     for title, wide in columns.items():
         side: Literal["left", "right"] = "right" if title in ("wait/s", "p99", "sure") else "left"
-        table.add_column(title, justify=side, no_wrap=True, overflow="ellipsis", width=wide)
+        table.add_column(title, justify=side, no_wrap=True, overflow=overflow, width=wide)
     rest = max(8, width - sum(columns.values()) - len(columns))
-    table.add_column("because of", no_wrap=True, overflow="ellipsis", width=rest)
+    table.add_column("because of", no_wrap=True, overflow=overflow, width=rest)
     for verdict in shown:
         table.add_row(
             Text(text.plain(verdict.name)),
@@ -124,17 +170,18 @@ def _because(verdict: Verdict) -> Text:
 
 
 def _stories(shown: Iterable[Verdict], *, wide: bool) -> list[RenderableType]:
+    """The sentences of those that do not just wait a little; of the first one if all are quiet."""
     loud = [verdict for verdict in shown if verdict.verdict != "quiet"][: 2 * _STORIES if wide else _STORIES]
     chosen = loud or list(shown)[:1]
-    parts: list[RenderableType] = []
+    stories: list[RenderableType] = []
     for verdict in chosen:
         words = Text(story(verdict))
         if verdict.doubts:
             words.append(
                 f" ({100 * verdict.confidence:.0f} % sure: {'; '.join(verdict.doubts)}.)", style="dim"
             )
-        parts += [words, Text()]
-    return parts
+        stories.append(words)
+    return stories
 
 
 def _legend(shown: Iterable[Verdict], shapes: bool) -> Text:

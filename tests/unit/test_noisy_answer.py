@@ -335,6 +335,33 @@ def test_rows_that_do_not_fit_are_counted() -> None:
     )
 
 
+@pytest.mark.parametrize("many", [1, 3, 4, 5, 50])
+@pytest.mark.parametrize("width", [60, 80, 160])
+def test_a_live_table_fits_its_screen_and_keeps_what_an_answer_needs(many: int, width: int) -> None:
+    loud = Answer.from_snapshot(
+        snapshot(
+            *(
+                Made(10 + n, f"pod-{n}", {("cgroup", 11 + n): 3 * S + n, ("throttled", 0): 3 * S}, waits=1000)
+                for n in range(many)
+            ),
+            Made(10 + many, "batch"),
+        ),
+        evidence=proof(),
+    )
+    for height in range(16, 45):
+        lines = as_text(loud, width, rows=20, live=True, height=height).splitlines()
+        assert len(lines) <= height
+        text = " ".join(" ".join(lines).split())
+        for words in ("pod-", "seen", "measuring cost", "Ctrl-C ends it", "per second for a CPU"):
+            assert words in text, (height, words)
+        rows = sum(" mixed " in line for line in lines)
+        assert ("more that waited less" in text) == (rows < many + 1 and f"and {many + 1 - rows}" in text)
+        if height >= 24:
+            assert rows >= min(many, 3)
+            assert "held against run_delay" in text
+    assert len(as_text(loud, 80, rows=20, live=True, height=8).splitlines()) <= 8
+
+
 def test_a_bar_is_as_wide_as_asked_and_shows_each_cause_that_matters() -> None:
     web = next(v for v in recording().answer().verdicts if v.name == "shop/web")
     assert bar(web, 10).plain == "█████████▓"
