@@ -131,6 +131,7 @@ class Exporter(Collector):
         with self._lock:
             self._refresh(judge_after=1 / 2)  # usually :meth:`refresh` has done that lately
             text = write(self.registry.collect(), openmetrics=openmetrics)
+            self.book.shown()
         return text, CONTENT_TYPE_OPENMETRICS if openmetrics else CONTENT_TYPE_PLAIN_0_0_4
 
     def failed(self, reason: str) -> None:

@@ -125,12 +125,13 @@ def _histogram(book: Book) -> Metric:
     bounds = [*(float_text(ns / _NS) for ns in book.layout.bounds_ns.tolist()), "+Inf"]
     wait = book.layout.column("wait_ns")
     for series in book.exposed:
-        counts = np.cumsum(series.values[first:]).tolist()
+        values = series.shown_values
+        counts = np.cumsum(values[first:]).tolist()
         family.rows += [
             ("_bucket", series.key, bound, count) for bound, count in zip(bounds, counts, strict=True)
         ]
         family.rows.append(("_count", series.key, None, counts[-1]))
-        family.rows.append(("_sum", series.key, None, int(series.values[wait]) / _NS))
+        family.rows.append(("_sum", series.key, None, int(values[wait]) / _NS))
     return family
 
 
@@ -140,7 +141,7 @@ def _by(
     family = _family(book, name, text, "counter", label)
     at = [book.layout.column(f"{columns}:{value}") for value in values]
     for series in book.exposed:
-        numbers = series.values[at].tolist()
+        numbers = series.shown_values[at].tolist()
         family.rows += [
             ("_total", series.key, value, number / unit)
             for value, number in zip(values, numbers, strict=True)
@@ -164,20 +165,20 @@ def _occupants(book: Book) -> Metric:
     family = _family(
         book,
         "labkit_runq_wait_by_occupant_seconds",
-        "Time waited while another cgroup held the CPU, by which one it was: those that cost most by name, the others "
-        "together as _rest.",
+        "Time waited while another cgroup held the CPU, by which one it was: those that cost most lately by name, the "
+        "others together as _rest. Who costs clearly more than one that has a name takes its place.",
         "counter",
         "occupant",
     )
     for series in book.series:
-        family.rows += [("_total", series.key, who, ns / _NS) for who, ns in sorted(series.occupants.items())]
+        family.rows += [("_total", series.key, who, ns / _NS) for who, ns in series.shown_occupants]
     return family
 
 
 def _plain(book: Book, name: str, column: str, text: str, unit: float) -> Metric:
     family = _family(book, name, text, "counter")
     at = book.layout.column(column)
-    family.rows = [("_total", one.key, None, int(one.values[at]) / unit) for one in book.exposed]
+    family.rows = [("_total", one.key, None, int(one.shown_values[at]) / unit) for one in book.exposed]
     return family
 
 
@@ -220,15 +221,21 @@ def _bounds(book: Book) -> Iterator[Metric]:
     )
     yield GaugeMetricFamily(
         "labkit_overflow_cgroups",
-        "Cgroups that have no series of their own now, because the limit is reached: they add up in _overflow.",
+        "Cgroups without a series of their own now, because as many as may have one wait more: they add up in _overflow.",
         value=book.overflow_cgroups,
     )
     yield CounterMetricFamily(
         "labkit_overflow_entries", "Times that a cgroup was put into _overflow.", value=book.overflow_total
     )
     yield CounterMetricFamily(
+        "labkit_replaced_series",
+        "Times that a series was removed because another cgroup waited clearly more. If it comes back it begins at 0.",
+        value=book.replaced,
+    )
+    yield CounterMetricFamily(
         "labkit_corrections",
-        "Counters that were smaller than before without having started anew, and were held; should stay 0.",
+        "Counters that were a little smaller than before, because a table was read while it changed, and were held until "
+        "they had caught up. Some in an hour are harmless.",
         value=book.corrections,
     )
 

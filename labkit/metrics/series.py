@@ -4,9 +4,14 @@ Each snapshot adds what came since the one before, cgroup by cgroup, to the seri
 moment. So a series stays true when a cgroup dies, when the kernel's table starts anew, when a better name arrives (the
 Kubernetes API answered at last), and when two cgroups share their labels (a container that was restarted).
 
-There are at most ``max_cgroups`` series, for those that wait most; the others add up in one *overflow* series. A series is
-removed ``keep_s`` after the last of its cgroups died: until then it stands still, a tombstone, so that the last increase is
-seen by whoever scrapes. If others need the room, one that has not moved for as long makes way.
+There are at most ``max_cgroups`` series, for those that wait most (:mod:`labkit.metrics.seats`); the others add up in
+one *overflow* series. A series is removed ``keep_s`` after the last of its cgroups died: until then it stands still, a
+tombstone, so that the last increase is seen by whoever scrapes. If others need the room, one that has not moved for as
+long makes way, and so does one that waits clearly less than another. A series that comes back begins at 0, which is what
+Prometheus takes for the new beginning that it is.
+
+A series that begins while somebody scrapes is shown once at 0: from its first true value alone, ``rate()`` and
+``increase()`` could not tell what it grew by.
 """
 
 from __future__ import annotations
@@ -20,12 +25,16 @@ import pandas as pd
 
 from labkit.errors import ParameterError
 from labkit.metrics.labels import REST, Labels, occupant_label
+from labkit.metrics.seats import SETTLED_S, Seats
 from labkit.metrics.table import CAUSES, Layout, Table, add_cells, coded, grown_cells, tabulate, without
 from labkit.sched.state import Snapshot
 
 __all__ = ["Book", "Limits", "Series"]
 
 Key = tuple[str, ...]
+
+#: Of so many occupants without a label the heat is remembered, for each victim; beyond, the coldest half is forgotten.
+_MOST_REMEMBERED = 128
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,7 @@ class Series:
     :ivar values: counters, columns as in the layout.
     :ivar occupants: wait in ns charged to each named occupant, and to the rest.
     :ivar members: ids of the cgroups that are part of it now.
+    :ivar unshown: it is to be shown at 0 once; ``unshown_occupants`` are those of its occupants that are.
     """
 
     key: Key
@@ -67,6 +77,20 @@ class Series:
     seen_s: float = 0.0
     moved_s: float = 0.0
     occupant_moved_s: dict[str, float] = field(default_factory=dict)
+    seats: Seats[str] = field(default_factory=Seats)
+    unshown: bool = False
+    unshown_occupants: set[str] = field(default_factory=set)
+
+    @property
+    def shown_values(self) -> np.ndarray:
+        """The values as they are to be exposed now."""
+        return np.zeros_like(self.values) if self.unshown else self.values
+
+    @property
+    def shown_occupants(self) -> list[tuple[str, int]]:
+        """Occupants and their ns, as they are to be exposed now."""
+        hidden = self.occupants if self.unshown else self.unshown_occupants
+        return [(who, 0 if who in hidden else ns) for who, ns in sorted(self.occupants.items())]
 
 
 class Book:
@@ -75,6 +99,7 @@ class Book:
     :ivar overflow: the series of those without one.
     :ivar overflow_cgroups: how many cgroups add to it now.
     :ivar overflow_total: how often a cgroup was put there.
+    :ivar replaced: how often a series was removed for another that waited clearly more.
     :ivar corrections: how often a counter of the kernel's went back without having started anew; it was held.
     """
 
@@ -82,14 +107,18 @@ class Book:
         self.labels = labels
         self.limits = limits or Limits()
         self.layout = layout or Layout()
-        self.overflow = self._new(labels.overflow, 0.0)
+        self.overflow = Series(labels.overflow, self._nothing())
         self.overflow_cgroups = 0
         self.overflow_total = 0
+        self.replaced = 0
         self.corrections = 0
         self._overflowed: set[int] = set()
         self._series: dict[Key, Series] = {}
+        self._seats: Seats[Key] = Seats()
         self._table: Table | None = None
         self._cells: pd.DataFrame | None = None
+        self._settled = True
+        self._watched = False
 
     @property
     def series(self) -> list[Series]:
@@ -105,9 +134,17 @@ class Book:
         """Ids (uint64) of all cgroups that have a series of their own."""
         return np.array([one for s in self._series.values() for one in s.members], dtype=np.uint64)
 
+    def shown(self) -> None:
+        """Somebody has been given all that is exposed now. From here on, what is new begins at 0."""
+        self._watched = True
+        for series in (*self._series.values(), self.overflow):
+            series.unshown = False
+            series.unshown_occupants.clear()
+
     def advance(self, snapshot: Snapshot) -> None:
         """Add what came since the snapshot before; of the first one, all that it holds."""
         now = snapshot.taken_ns / 1e9
+        self._settled = self._table is None and snapshot.seconds >= SETTLED_S
         table = tabulate(snapshot, self.layout)
         gone = self._forgotten(table, snapshot.cells)
         grown, anew = self._grown(table, gone)
@@ -124,10 +161,8 @@ class Book:
         self._add_occupants(cells, victims, keys, snapshot.names, now)
         self._table = table
 
-    def _new(self, key: Key, now: float) -> Series:
-        return Series(
-            key, np.zeros(len(self.layout.columns), dtype=np.int64), {}, [], True, seen_s=now, moved_s=now
-        )
+    def _nothing(self) -> np.ndarray:
+        return np.zeros(len(self.layout.columns), dtype=np.int64)
 
     def _forgotten(self, table: Table, cells: pd.DataFrame) -> np.ndarray:
         """Ids that were there before and are nowhere now. The program's reader forgets those that died long ago: their
@@ -173,23 +208,30 @@ class Book:
                 del self._series[key]
 
     def _admit(self, keys: list[Key], grown: np.ndarray, now: float) -> None:
-        """Give series to those that have none and did something, those that waited most first."""
+        """Give series to those that have none and did something, those that wait most first."""
         wait = grown[:, self.layout.column("wait_ns")]
-        wanting: dict[Key, int] = {}
+        wanting: set[Key] = set()
+        waited: dict[Key, int] = {}
         for row in np.flatnonzero(grown.any(axis=1)).tolist():
-            if keys[row] not in self._series:
-                wanting[keys[row]] = wanting.get(keys[row], 0) + int(wait[row])
-        room = self.limits.max_cgroups - len(self._series)
-        if len(wanting) > room:
-            self._make_room(len(wanting) - room, now)
-            room = self.limits.max_cgroups - len(self._series)
-        for key in sorted(wanting, key=lambda key: (-wanting[key], key))[:room]:
-            self._series[key] = self._new(key, now)
-
-    def _make_room(self, wanted: int, now: float) -> None:
-        still = [s for s in self._series.values() if now - s.moved_s >= self.limits.keep_s]
-        for series in sorted(still, key=lambda s: s.moved_s)[:wanted]:
-            del self._series[series.key]
+            key = keys[row]
+            waited[key] = waited.get(key, 0) + int(wait[row])
+            if key not in self._series:
+                wanting.add(key)
+        self._seats.keep({*keys, *self._series})
+        self._seats.warm(waited, now)
+        admitted, leaving = self._seats.choose(
+            wanting,
+            self._series,
+            places=self.limits.max_cgroups,
+            now=now,
+            settled=self._settled,
+            idle={key for key, s in self._series.items() if now - s.moved_s >= self.limits.keep_s},
+        )
+        self.replaced += len(leaving)
+        for key in leaving:
+            del self._series[key]
+        for key in admitted:
+            self._series[key] = Series(key, self._nothing(), seen_s=now, moved_s=now, unshown=self._watched)
 
     def _add(self, table: Table, keys: list[Key], grown: np.ndarray, alive: np.ndarray, now: float) -> None:
         for series in self._series.values():
@@ -210,6 +252,8 @@ class Book:
                 mine.values += grown[row]
                 mine.moved_s = now
         if rows:
+            if self._watched and not self.overflow.values.any():
+                self.overflow.unshown = True
             self.overflow.values += grown[rows].sum(axis=0)
         self.overflow_total += len(overflowed - self._overflowed)
         self.overflow_cgroups = len(overflowed)
@@ -218,38 +262,45 @@ class Book:
     def _add_occupants(
         self, cells: pd.DataFrame, victims: np.ndarray, keys: list[Key], names: pd.DataFrame, now: float
     ) -> None:
-        foreign = (cells["cause"] == CAUSES.index("foreign")).to_numpy() & (cells["wait_ns"] > 0).to_numpy()
-        mine = cells[foreign]
+        seated = np.array([key in self._series for key in keys], dtype=bool)
+        wanted = (cells["cause"] == CAUSES.index("foreign")).to_numpy() & (cells["wait_ns"] > 0).to_numpy()
+        wanted &= seated[victims] if len(victims) else False
+        mine = cells[wanted]
         labels = _occupant_names(names, mine["occupant_id"].to_numpy(np.uint64))
         added: dict[Key, dict[str, int]] = {}
         for row, occupant, wait in zip(
-            victims[foreign].tolist(), mine["occupant_id"].tolist(), mine["wait_ns"].tolist(), strict=True
+            victims[wanted].tolist(), mine["occupant_id"].tolist(), mine["wait_ns"].tolist(), strict=True
         ):
-            if keys[row] in self._series:
-                label = labels.get(occupant, "unknown")
-                of_victim = added.setdefault(keys[row], {})
-                of_victim[label] = of_victim.get(label, 0) + wait
+            label = labels.get(occupant, "unknown")
+            of_victim = added.setdefault(keys[row], {})
+            of_victim[label] = of_victim.get(label, 0) + wait
         for key, of_victim in added.items():
             self._charge(self._series[key], of_victim, now)
 
     def _charge(self, series: Series, added: Mapping[str, int], now: float) -> None:
-        """The largest get a label of their own while there is room; what has not moved for long makes way."""
-        for label in sorted(added, key=lambda label: (-added[label], label)):
-            if label not in series.occupants and not self._room_for_occupant(series, now):
-                series.occupants[REST] = series.occupants.get(REST, 0) + added[label]
-                continue
-            series.occupants[label] = series.occupants.get(label, 0) + added[label]
-            series.occupant_moved_s[label] = now
-
-    def _room_for_occupant(self, series: Series, now: float) -> bool:
+        """Those that cost most have a label of their own; what one that loses it has cost is not told any more."""
         moved = series.occupant_moved_s
-        if len(moved) < self.limits.max_occupants:
-            return True
-        oldest = min(moved, key=lambda label: moved[label], default=None)
-        if oldest is None or now - moved[oldest] < self.limits.keep_s:
-            return False
-        del moved[oldest], series.occupants[oldest]
-        return True
+        series.seats.warm(added, now)
+        admitted, leaving = series.seats.choose(
+            [label for label in added if label not in moved],
+            moved,
+            places=self.limits.max_occupants,
+            now=now,
+            settled=self._settled,
+            idle={label for label, last in moved.items() if now - last >= self.limits.keep_s},
+        )
+        for label in leaving:
+            del moved[label], series.occupants[label]
+            series.unshown_occupants.discard(label)
+        for label, wait in added.items():
+            shown_as = label if label in moved or label in admitted else REST
+            if shown_as not in series.occupants and self._watched:
+                series.unshown_occupants.add(shown_as)
+            series.occupants[shown_as] = series.occupants.get(shown_as, 0) + wait
+            if shown_as != REST:
+                moved[label] = now
+        if len(series.seats) > _MOST_REMEMBERED + self.limits.max_occupants:
+            series.seats.keep({*series.seats.hottest(_MOST_REMEMBERED // 2), *moved})
 
 
 def _alive(names: pd.DataFrame, ids: np.ndarray) -> np.ndarray:

@@ -12,7 +12,8 @@ from snapshot_maker import Group, crowd, snapshot
 from labkit.errors import ParameterError
 from labkit.metrics import Exporter, Labels, Limits, Settings, exposition
 from labkit.metrics.labels import OVERFLOW, REST, label_value
-from labkit.metrics.series import Book
+from labkit.metrics.seats import Seats
+from labkit.metrics.series import Book, Series
 from labkit.metrics.table import CAUSES, Layout
 from labkit.sched.state import Snapshot
 
@@ -217,7 +218,7 @@ def test_those_that_wait_most_get_series_and_the_rest_adds_up_in_one_that_is_cou
 
 def test_when_room_comes_free_a_cgroup_leaves_the_overflow_and_neither_goes_back() -> None:
     book = Book(Labels.parse(), Limits(max_cgroups=1, keep_s=10))
-    book.advance(snapshot(victim(9), HOG, at_s=0))
+    book.advance(snapshot(victim(9), HOG, at_s=1))
     assert (book.series[0].key[-1], book.overflow.values[0]) == ("web", 2)
     bigger = Group(8, "hog", {("cgroup", 7): 9 * MS}, waits=5)
     book.advance(snapshot(bigger, at_s=20))
@@ -248,6 +249,128 @@ def test_an_occupant_that_has_not_moved_for_long_makes_way_for_one_that_does() -
     assert book.series[-1].occupants == {REST: MS, "n21": 2 * MS}
 
 
+def test_a_hog_that_comes_late_is_named_though_all_places_are_taken() -> None:
+    """Five others cost a microsecond at each scrape and came first; the hog costs ten seconds."""
+    others = [Group(20 + n, f"sys{n}.service", {}, waits=0, buckets={}) for n in range(5)]
+    hog = Group(30, "hog", {}, waits=0, buckets={})
+    book = Book(Labels.parse(), Limits(max_occupants=5))
+    for turn in range(41):
+        cells = {("cgroup", 20 + n): 1000 * (turn + 1) for n in range(5)}
+        if turn > 4:
+            cells["cgroup", 30] = 10_000 * MS * (turn - 4)
+        web = Group(7, "web", cells, waits=3 * (turn + 1))
+        book.advance(snapshot(web, *others, hog, at_s=15.0 * turn))
+    (series,) = (s for s in book.series if s.key[-1] == "web")
+    assert len(series.occupants) == 6
+    assert series.occupants["hog"] == 350_000 * MS, "all but its first interval, which is part of the rest"
+    assert book.replaced == 0
+
+
+def test_a_victim_that_comes_late_has_a_series_though_all_are_taken() -> None:
+    book = Book(Labels.parse(), Limits(max_cgroups=5))
+    at = book.layout.column("wait_ns")
+    for turn in range(41):
+        groups = [
+            Group(100 + n, f"idle{n}", {("idle", 0): 100 * (turn + 1)}, waits=turn + 1) for n in range(5)
+        ]
+        if turn > 4:
+            groups.append(Group(7, "web", {("cgroup", 100): 10_000 * MS * (turn - 4)}, waits=3 * (turn + 1)))
+        book.advance(snapshot(*groups, at_s=15.0 * turn))
+    found = {s.key[-1]: int(s.values[at]) for s in book.series}
+    assert len(found) == 5
+    assert found["web"] == 350_000 * MS
+    assert book.replaced == 1
+    assert book.overflow_cgroups == 1
+
+
+def test_two_that_wait_alike_do_not_throw_each_other_out() -> None:
+    book = Book(Labels.parse(), Limits(max_cgroups=1))
+    for turn in range(60):
+        # in turns, one waits half as much again as the other
+        waited = {5: 1000 * turn + 500 * (turn // 2), 6: 1000 * turn + 500 * ((turn + 1) // 2)}
+        groups = [Group(n, f"g{n}", {("idle", 0): MS * ns + 1}, waits=turn + 1) for n, ns in waited.items()]
+        book.advance(snapshot(*groups, at_s=15.0 * turn))
+    assert book.replaced == 0
+
+
+def test_where_there_are_too_many_nobody_has_a_series_before_an_interval_is_over() -> None:
+    """What came in the first instant says nothing about who waits most."""
+    book = Book(Labels.parse(), Limits(max_cgroups=2))
+    early = [Group(n, f"g{n}", {("idle", 0): 1000}, waits=1) for n in (5, 6, 7)]
+    book.advance(snapshot(*early, at_s=0.01))
+    assert not book.series
+    later = [Group(n, f"g{n}", {("idle", 0): n * MS}, waits=2) for n in (5, 6, 7)]
+    book.advance(snapshot(*later, at_s=15))
+    assert {s.key[-1] for s in book.series} == {"g6", "g7"}
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.integers(0, 10**9), min_size=4, max_size=8, unique=True), st.randoms())
+def test_after_some_time_nobody_without_a_series_waits_clearly_more_than_one_with(
+    rates: list[int], random: object
+) -> None:
+    """Whatever came first, and in whatever order."""
+    book = Book(Labels.parse(), Limits(max_cgroups=3))
+    order = list(range(len(rates)))
+    random.shuffle(order)  # type: ignore[attr-defined]
+    for turn in range(30):
+        groups = [
+            Group(10 + n, f"g{n}", {("idle", 0): rates[n] * (turn - place + 1)}, waits=turn - place + 1)
+            for place, n in enumerate(order)
+            if place <= turn
+        ]
+        book.advance(snapshot(*groups, at_s=15.0 * turn + 1))
+    inside = {int(s.key[-1][1:]) for s in book.series}
+    outside = [rates[n] for n in range(len(rates)) if n not in inside]
+    # 2 is clearly; the heats of those that came last are a little short of their rates
+    assert max(outside) <= 2.05 * min(rates[n] for n in inside)
+
+
+def test_the_heats_of_seats_survive_years() -> None:
+    seats: Seats[str] = Seats()
+    year = 365 * 86400.0
+    for now in np.linspace(0, 3 * year, 2000).tolist():
+        seats.warm({"a": 1000, "b": 3000}, now)
+    assert seats.heat("b") == pytest.approx(3 * seats.heat("a"))
+    assert np.isfinite(seats.heat("b"))
+
+
+def test_a_new_series_is_shown_at_zero_once_somebody_scrapes() -> None:
+    """Else rate() and increase() miss what it began with."""
+    turns = iter([[HOG], [HOG, victim(2)], [HOG, victim(5)]])
+    clock = iter([1.0, 2.0, 3.0])
+    exporter = Exporter(lambda: snapshot(*next(turns), at_s=next(clock)), settings=Settings(min_interval_s=0))
+    first = exporter.text()[0].decode()
+    assert value(first, "labkit_waits_total", name="hog") == 2, "at the first scrape there is nothing to miss"
+    second = exporter.text()[0].decode()
+    of_web = {k: v for k, v in samples(second).items() if ("name", "web") in k[1]}
+    assert {k[0] for k in of_web} >= {"labkit_waits_total", "labkit_runq_latency_seconds_bucket"}
+    assert not any(v for k, v in of_web.items() if not k[0].startswith("labkit_verdict"))
+    assert value(second, "labkit_runq_wait_by_occupant_seconds_total", name="web", occupant="hog") == 0
+    third = exporter.text()[0].decode()
+    assert value(third, "labkit_waits_total", name="web") == 15
+    assert value(third, "labkit_runq_wait_by_occupant_seconds_total", name="web", occupant="hog") == 0.1
+
+
+def test_a_new_occupant_of_an_old_series_begins_at_zero_too_and_waits_for_a_scrape_to_see_it() -> None:
+    other = Group(9, "other", {}, waits=0, buckets={})
+    turns = iter([{8: 1}, {8: 2, 9: 5}, {8: 3, 9: 6}, {8: 4, 9: 7}])
+    clock = iter([1.0, 2.0, 3.0, 4.0])
+
+    def take() -> Snapshot:
+        cells = {("cgroup", n): ms * MS for n, ms in next(turns).items()}
+        return snapshot(victim(1, cells=cells), HOG, other, at_s=next(clock))
+
+    exporter = Exporter(take, settings=Settings(min_interval_s=0))
+    exporter.text()
+    exporter.refresh()  # nobody saw this
+    metric = "labkit_runq_wait_by_occupant_seconds_total"
+    third = exporter.text()[0].decode()
+    assert value(third, metric, name="web", occupant="other") == 0
+    assert value(third, metric, name="web", occupant="hog") == 0.003
+    assert value(exporter.text()[0].decode(), metric, name="web", occupant="other") == 0.007
+
+
 @pytest.mark.parametrize("word", [REST, OVERFLOW])
 def test_nobody_can_pass_as_one_of_the_exporters_own_series(word: str) -> None:
     assert label_value(word) != word
@@ -264,14 +387,30 @@ events = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+def _grown_in_all(book: Book, before: dict[int, tuple[Series, np.ndarray]]) -> np.ndarray:
+    """What the exposed series grew by, those included that begin; of a series that left, nothing."""
+    nothing = np.zeros(len(book.layout.columns), np.int64)
+    return sum(
+        (s.values - (before[id(s)][1] if id(s) in before else 0) for s in [*book.series, book.overflow]),
+        nothing,
+    )
+
+
+@settings(max_examples=30, deadline=None)
 @given(events)
-def test_whatever_happens_no_exposed_counter_goes_back_while_it_is_there(
+def test_whatever_happens_no_exposed_counter_goes_back_while_it_is_there_and_nothing_is_lost(
     steps: list[tuple[int, str, int]],
 ) -> None:
     groups = {n: victim(n, id=n, name=f"g{n}") for n in range(2, 5)}
     book = Book(Labels.parse(), Limits(max_cgroups=3, max_occupants=2, keep_s=30))
-    seen: dict[tuple[str, ...], np.ndarray] = {}
+    every = Book(
+        Labels.parse(), Limits(max_cgroups=1000, max_occupants=1000, keep_s=1e9)
+    )  # the same, unbounded
+    # by identity: a series that was replaced and came back is another one, and begins anew
+    seen: dict[int, tuple[Series, np.ndarray]] = {}
+    all_seen: dict[int, tuple[Series, np.ndarray]] = {}
+    named: dict[int, dict[str, int]] = {}
+    foreign = book.layout.column("cause:foreign")
     for now, (id_, what, scale) in enumerate(steps):
         old = groups.get(id_)
         if what == "grow" or old is None:
@@ -285,13 +424,26 @@ def test_whatever_happens_no_exposed_counter_goes_back_while_it_is_there(
             old.name = f"g{id_}-{scale}"
         else:
             del groups[id_]
-        book.advance(snapshot(*groups.values(), at_s=now * 10.0))
+        if now % 3 == 2:
+            book.shown()
+        frozen = snapshot(*groups.values(), at_s=now * 10.0 + 1)
+        book.advance(frozen)
+        every.advance(frozen)
         assert len(book.series) <= 3
-        exposed = {s.key: s.values.copy() for s in book.exposed}
-        for key, before in seen.items():
-            if key in exposed:
-                assert (exposed[key] >= before).all()
-        seen = exposed
+        assert (_grown_in_all(book, seen) == _grown_in_all(every, all_seen)).all(), "each growth is somewhere"
+        for series in book.exposed:
+            before = seen.get(id(series))
+            if before is not None:
+                assert (series.values >= before[1]).all()
+            assert len(series.occupants.keys() - {REST}) <= 2
+        for series in book.series:
+            was = named.get(id(series), {})
+            increase = sum(max(0, ns - was.get(who, 0)) for who, ns in series.occupants.items())
+            since = seen[id(series)][1][foreign] if id(series) in seen else 0
+            assert increase == series.values[foreign] - since, "occupants grow by what the foreign wait does"
+        seen = {id(s): (s, s.values.copy()) for s in [*book.series, book.overflow]}
+        all_seen = {id(s): (s, s.values.copy()) for s in [*every.series, every.overflow]}
+        named = {id(s): dict(s.occupants) for s in book.series}
     assert book.corrections == 0
 
 
