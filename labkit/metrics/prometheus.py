@@ -282,14 +282,6 @@ class Prometheus:
         ]
         return pd.DataFrame(rows)
 
-    def firing(self) -> set[str]:
-        """Names of the alerts that fire now."""
-        return {
-            alert["labels"]["alertname"]
-            for alert in self.get("/api/v1/alerts")["alerts"]
-            if alert["state"] == "firing"
-        }
-
     def graph_url(self, *expressions: str, minutes: float = 5) -> str:
         """A page that draws these expressions over the last minutes."""
         panels = [

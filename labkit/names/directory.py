@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -52,7 +52,7 @@ class Directory:
 
     :param tree: how cgroups are mounted; read from this machine if not given.
     :param states: the container runtimes' state folders.
-    :param enrichers: asked first, in this order.
+    :param enrichers: asked first, in this order; what one leaves open the next may fill in.
     :param keep_dead: how many cgroups that died keep their last name; the longest dead go first.
 
     >>> with Directory() as directory:                       # doctest: +SKIP
@@ -209,20 +209,24 @@ class Directory:
         if entry.asked_s and now - entry.asked_s < _RETRY_S:
             return name
         entry.asked_s = now
-        known = self._ask(name)
-        if known is not None:
+        known = Known(name.container, name.namespace, name.pod)
+        for answer in self._answers(name):
+            known = known.filled_from(answer)
             entry.name = name.called(known.container, namespace=known.namespace, pod=known.pod)
+            if entry.name.complete:
+                break
         return entry.name
 
-    def _ask(self, name: Name) -> Known | None:
-        for enricher in self._enrichers:
-            if known := enricher(pod_uid=name.pod_uid, container_id=name.container_id):
-                return known
-        if name.container_id:
-            known = self._states.container(name.runtime, name.container_id)
-            if known is not None:
-                return known
-        return self._states.pod(name.pod_uid) if name.pod_uid else None
+    def _answers(self, name: Name) -> Iterator[Known]:
+        """What each source knows, the best first: one may know the pod and not yet the container."""
+        asked = (
+            enricher(pod_uid=name.pod_uid, container_id=name.container_id) for enricher in self._enrichers
+        )
+        yield from filter(None, asked)
+        if name.container_id and (known := self._states.container(name.runtime, name.container_id)):
+            yield known
+        if name.pod_uid and (known := self._states.pod(name.pod_uid)):
+            yield known
 
     def _root_name(self) -> Name:
         """The root's name: on v1 alone nothing is told apart but by the cpu controller; elsewhere, who lives in it?"""

@@ -20,7 +20,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -37,6 +37,8 @@ SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _PAGE = 500
 _MAX_LIST, _MAX_EVENT = 64 << 20, 8 << 20
 _GONE = 410
+#: A connect or a name look-up cannot be cut off from another thread; whoever closes waits so long for it, and no longer.
+_JOIN_S = 2.0
 
 
 _REFUSALS = {
@@ -102,13 +104,31 @@ class ApiAccess:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds. The defaults are those of Kubernetes' own client (``tools/cache/reflector.go``)."""
+    """Seconds. The defaults are those of Kubernetes' own client (``tools/cache/reflector.go``).
+
+    :param silent: after so long without a sign of life from the server's machine a connection counts as broken.
+    """
 
     first_pause: float = 0.8
     longest_pause: float = 30.0
     watch: float = 300.0
     answer: float = 15.0
     grace: float = 15.0
+    silent: float = 45.0
+
+    @property
+    def socket_options(self) -> list[tuple[int, int, int]]:
+        """What makes the kernel notice a peer that vanished without a word (tcp(7), ``tcp_keepalive_timer``).
+
+        A watch only reads, so nothing of ours ever goes unacknowledged: without probes it would wait for its own end.
+        """
+        tcp, third = socket.IPPROTO_TCP, max(1, int(self.silent / 3))
+        return [
+            (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+            (tcp, socket.TCP_KEEPIDLE, third),
+            (tcp, socket.TCP_KEEPINTVL, third),
+            (tcp, socket.TCP_USER_TIMEOUT, int(self.silent * 1000)),
+        ]
 
 
 class PodWatch:
@@ -131,7 +151,8 @@ class PodWatch:
         self._heard_s: float | None = None
         self._pause_s = self.timing.first_pause
         self._stop = threading.Event()
-        self._socket: socket.socket | None = None
+        self._socket: socket.socket | None = None  # of the connection, once it is up
+        self._twin: socket.socket | None = None  # the same, ours, while TLS is being agreed upon
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="labkit-kubernetes", daemon=True)
 
@@ -141,18 +162,40 @@ class PodWatch:
         return self
 
     def close(self) -> None:
-        """End the thread; a watch under way is cut off."""
+        """End the thread; whatever it reads or agrees upon is cut off.
+
+        Only a connect under way may outlast this, by the time that an answer may take: the thread then ends by itself.
+        """
         self._stop.set()
         self._cut()
         if self._thread.is_alive():
-            self._thread.join(timeout=2 * self.timing.grace)
+            self._thread.join(timeout=_JOIN_S)
 
     def _cut(self) -> None:
         """End a read that is under way in the thread; the socket itself stays the client's to close."""
         with self._lock, contextlib.suppress(OSError, ValueError):
-            if self._socket is not None:
-                with socket.socket(fileno=os.dup(self._socket.fileno())) as twin:
+            if self._twin is not None:
+                self._twin.shutdown(socket.SHUT_RDWR)
+            elif self._socket is not None:
+                with _twin_of(self._socket) as twin:
                     twin.shutdown(socket.SHUT_RDWR)
+
+    def _trace(self, event: str, told: Mapping[str, Any]) -> None:
+        """Called by httpx at each step: keeps hold of the socket from the moment it is connected.
+
+        Wrapping a socket in TLS takes its descriptor away, before the first byte of the handshake: hence the twin.
+        """
+        with self._lock:
+            if event == "connection.connect_tcp.complete":
+                self._twin = _twin_of(told["return_value"].get_extra_info("socket"))
+            elif event.startswith("connection.start_tls.") and not event.endswith(".started"):
+                if event.endswith(".complete"):
+                    self._socket = told["return_value"].get_extra_info("socket")
+                if self._twin is not None:
+                    self._twin.close()
+                self._twin = None
+        if self._stop.is_set():
+            self._cut()  # close() came before there was anything to cut
 
     def __enter__(self) -> Self:
         return self.start()
@@ -206,7 +249,9 @@ class PodWatch:
         trust = ssl.create_default_context(cafile=str(self.access.ca_file))
         return httpx.Client(
             base_url=self.access.url,
-            verify=trust,
+            transport=httpx.HTTPTransport(
+                verify=trust, trust_env=False, socket_options=self.timing.socket_options
+            ),
             trust_env=False,
             follow_redirects=False,
             timeout=httpx.Timeout(self.timing.answer),
@@ -222,18 +267,13 @@ class PodWatch:
             params={"fieldSelector": f"spec.nodeName={self.access.node}", **query},
             headers={"Authorization": f"Bearer {token}"},
             timeout=httpx.Timeout(self.timing.answer, read=timeout_s),
+            extensions={"trace": self._trace},
         )
         with request as response:
-            with self._lock:
-                self._socket = response.extensions["network_stream"].get_extra_info("socket")
-            try:
-                if self._stop.is_set():
-                    raise httpx.StreamError("stopped")
-                _check(response)
-                yield response
-            finally:
-                with self._lock:
-                    self._socket = None
+            if self._stop.is_set():
+                raise httpx.StreamError("stopped")
+            _check(response)
+            yield response
 
     def _list(self, client: httpx.Client, *, from_cache: bool) -> str:
         """All pods; returns the version to watch from."""
@@ -312,6 +352,11 @@ class PodWatch:
             take[kind](thing)
         version = _metadata(thing).get("resourceVersion")
         return version if isinstance(version, str) and version else None
+
+
+def _twin_of(connected: socket.socket) -> socket.socket:
+    """Another descriptor of the same connection."""
+    return socket.socket(fileno=os.dup(connected.fileno()))
 
 
 def _metadata(thing: Any) -> dict[str, Any]:

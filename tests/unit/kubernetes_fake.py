@@ -7,10 +7,15 @@ asked; what was compacted is gone. Faults are asked for by name, each for the ne
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import fcntl
 import json
 import shutil
+import socket
 import ssl
+import struct
 import subprocess
+import termios
 import threading
 import time
 from collections import deque
@@ -83,6 +88,7 @@ class Cluster:
     changed: threading.Condition = field(default_factory=threading.Condition)
     page: int = 2
     watching: int = 0
+    over: bool = False
 
     def apply(self, kind: str, thing: dict[str, Any]) -> None:
         with self.changed:
@@ -144,6 +150,7 @@ class Api:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.cluster.over = True
         self.cluster.fault("stop")
         self.server.shutdown()
         self.server.server_close()
@@ -171,7 +178,9 @@ class _Handler(BaseHTTPRequestHandler):
         if parsed.path != "/api/v1/pods":
             return self._status(404, "NotFound")
         node = query.get("fieldSelector", "").removeprefix("spec.nodeName=")
-        fault = self.cluster.take("500", "403", "429", "410", "garbage", "hang up")
+        fault = self.cluster.take("500", "403", "429", "410", "garbage", "hang up", "silent")
+        if fault == "silent":
+            return self._hold()
         if fault == "hang up":
             return self._hang_up()
         if fault == "garbage":
@@ -237,6 +246,9 @@ class _Handler(BaseHTTPRequestHandler):
             if fault == "bookmark":
                 mark = {"kind": "Pod", "metadata": {"resourceVersion": str(cluster.version)}}
                 self._chunk(json.dumps({"type": "BOOKMARK", "object": mark}).encode() + b"\n")
+            elif fault == "deaf":
+                deafen(self.connection)
+                return self._hold()
             elif fault:
                 return self._hang_up()
         return self._end()
@@ -258,6 +270,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         self.connection.close()
 
+    def _hold(self) -> None:
+        """Neither answer nor hang up."""
+        while not self.cluster.over:
+            with self.cluster.changed:
+                self.cluster.changed.wait(0.05)
+        self._hang_up()
+
     def _status(self, code: int, reason: str, headers: dict[str, str] | None = None) -> None:
         status = {"kind": "Status", "status": "Failure", "reason": reason, "code": code}
         self._body(code, json.dumps(status).encode(), headers)
@@ -272,4 +291,19 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-_IN_WATCH = ("end", "bookmark", "break", "stop")
+_IN_WATCH = ("end", "bookmark", "break", "deaf", "stop")
+
+
+def deafen(connection: socket.socket) -> None:
+    """From now on nothing reaches this end, not even the kernel: to the peer, its machine has vanished without a word.
+
+    By a socket filter (SO_ATTACH_FILTER, Documentation/networking/filter.rst) whose one instruction is `ret #0`: drop.
+    """
+
+    class Program(ctypes.Structure):
+        _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
+
+    while struct.unpack("i", fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)))[0]:
+        time.sleep(0.01)  # what was said before is received first: else this end would say it again and again
+    drop = ctypes.create_string_buffer(b"\x06\x00\x00\x00\x00\x00\x00\x00", 8)
+    connection.setsockopt(socket.SOL_SOCKET, 26, bytes(Program(1, ctypes.addressof(drop))))

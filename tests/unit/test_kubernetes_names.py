@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -284,9 +287,12 @@ def test_a_failing_server_is_asked_again_with_growing_pauses_until_it_answers(
 ) -> None:
     api.cluster.apply("ADDED", pod("web-1", UIDS[0], containers={"main": A}))
     api.cluster.fault(fault, fault)
-    with PodWatch(access(api, token), Pods(), timing=QUICK) as watch:
-        assert watch.synced.wait(20)
+    patient = replace(QUICK, answer=60)  # on a busy machine no answer must count as a third failure
+    with PodWatch(access(api, token), Pods(), timing=patient) as watch:
+        assert watch.synced.wait(60)
         assert sum(watch.errors.values()) == 2
+        lists = [request for request in api.cluster.requests if "watch" not in request]
+        assert len(lists) == 3, "two that failed, one that was answered"
         until(lambda: not watch.last_error)
         assert name(watch.pods, A)
 
@@ -391,6 +397,62 @@ def test_closing_ends_a_watch_that_is_waiting(api: Api, token: Path) -> None:
     until(lambda: api.cluster.watching)
     watch.close()
     assert not watch._thread.is_alive()
+
+
+#: So patient that a test which passes was not saved by some time-out's end.
+PATIENT = replace(QUICK, answer=3600, grace=3600)
+
+
+def test_closing_ends_a_handshake_that_nobody_answers(tls: Path, token: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"https://localhost:{silent.getsockname()[1]}"
+        watch = PodWatch(ApiAccess(url, "node-1", token, tls / "ca.crt"), Pods(), timing=PATIENT).start()
+        accepted, _ = silent.accept()
+        with accepted:
+            assert accepted.recv(1) == b"\x16", "a handshake of TLS's has begun"
+            watch.close()
+            until(lambda: not watch._thread.is_alive())
+    assert watch.errors == {}, "being closed is no failure"
+
+
+def test_closing_ends_a_wait_for_an_answer_that_does_not_come(api: Api, token: Path) -> None:
+    api.cluster.fault("silent")
+    watch = PodWatch(access(api, token), Pods(), timing=PATIENT).start()
+    until(lambda: api.cluster.requests)
+    watch.close()
+    until(lambda: not watch._thread.is_alive())
+
+
+def test_closing_does_not_wait_for_a_connect_that_nobody_takes(tls: Path, token: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        # The queue holds one; from now on the kernel drops who knocks.
+        stack.enter_context(socket.create_connection(full.getsockname()))
+        url = f"https://127.0.0.1:{full.getsockname()[1]}"
+        watch = PodWatch(ApiAccess(url, "node-1", token, tls / "ca.crt"), Pods(), timing=PATIENT).start()
+        until(lambda: _connecting(full.getsockname()[1]))
+        watch.close()
+        assert watch._thread.is_alive(), "it waited for the connect to end"
+    until(lambda: not watch._thread.is_alive(), seconds=90)  # refused, now that nobody listens
+    assert watch.errors == {}
+
+
+def _connecting(port: int) -> int:
+    """How many connects to this port are under way: in SYN_SENT, by /proc/net/tcp."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(row[2].endswith(f":{port:04X}") and row[3] == "02" for row in rows)
+
+
+def test_a_connection_whose_other_end_has_vanished_is_given_up_and_made_anew(api: Api, token: Path) -> None:
+    pods, quick = Pods(), replace(PATIENT, silent=2, watch=3600)
+    with PodWatch(access(api, token), pods, timing=quick) as watch:
+        until(lambda: api.cluster.watching)
+        api.cluster.fault("deaf")
+        until(lambda: watch.errors, seconds=60)
+        assert api.cluster.watching == 1, "the server itself hung up"
+        api.cluster.apply("ADDED", pod("web-1", UIDS[0], containers={"main": A}))
+        until(lambda: name(pods, A), seconds=60)
+        assert watch.lists == 1, "the watch is resumed"
 
 
 def test_hostile_names_come_through_as_they_are_and_harm_nobody(api: Api, token: Path) -> None:

@@ -169,6 +169,52 @@ def test_a_users_own_podman_store_and_one_moved_by_configuration_are_found(tmp_p
     assert states.container("podman", OTHER) == Known("moved")
 
 
+@pytest.mark.parametrize(
+    ("configuration", "store"),
+    [
+        ({}, "/var/lib/docker"),
+        ({"/etc/docker/daemon.json": {"data-root": "/srv/docker/"}}, "/srv/docker"),
+        ({"/etc/docker/daemon.json": {"graph": "/srv/docker"}}, "/srv/docker"),
+        ({"/etc/docker/daemon.json": {"userns-remap": "default"}}, "/var/lib/docker/231072.231072"),
+        ({}, "/var/snap/docker/common/var-lib-docker"),
+        ({"/var/snap/docker/current/config/daemon.json": {"data-root": "/media/d"}}, "/media/d"),
+        ({}, "/home/ann/.local/share/docker"),
+        ({"/home/ann/.config/docker/daemon.json": {"data-root": "/data/ann"}}, "/data/ann"),
+        ({"/etc/docker/daemon.json": "{ half written", "/home/ann/x": ""}, "/var/lib/docker"),
+        ({"/etc/docker/daemon.json": {"data-root": ["/srv"]}}, "/var/lib/docker"),
+    ],
+    ids=repr,
+)
+def test_docker_is_found_wherever_its_data_lies(
+    tmp_path: Path, configuration: dict[str, object], store: str
+) -> None:
+    write(tmp_path, "/etc/passwd", "ann:x:1000:1000:,,,:/home/ann:/bin/sh\nbroken:x:1:1::nowhere:/bin/sh\n")
+    for path, content in configuration.items():
+        write(tmp_path, path, content)
+    write(tmp_path, f"{store}/containers/{ID}/config.v2.json", {"Name": "/db"})
+    for runtime in ("docker", "container"):
+        assert States(tmp_path).container(runtime, ID) == Known("db")
+
+
+def test_a_runtime_that_comes_later_is_found_without_looking_for_it_all_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("labkit.names.containers.time.monotonic", lambda: clock[0])
+    write(tmp_path, "/etc/passwd", "ann:x:1000:1000:,,,:/home/ann:/bin/sh\n")
+    states = States(tmp_path)
+    assert states.container("podman", ID) is None
+    write(
+        tmp_path,
+        "/home/ann/.local/share/containers/storage/overlay-containers/containers.json",
+        [{"id": ID, "names": ["new"]}],
+    )
+    clock[0] += 59
+    assert states.container("podman", ID) is None
+    clock[0] += 2
+    assert states.container("podman", ID) == Known("new")
+
+
 def test_a_pods_names_come_from_the_kubelets_log_folders(tmp_path: Path) -> None:
     write(tmp_path, f"/var/log/containers/web-0_shop_front-{ID}.log", "")
     write(tmp_path, f"/var/log/pods/shop_web-0_{UID}/front/0.log", "")
@@ -306,3 +352,29 @@ def test_a_pause_container_is_named_by_its_pod(tree: Hierarchy, tmp_path: Path) 
     assert names[77].name == f"shop/web-0/containerd {ID[:12]}"
     assert names[77].container == ""
     assert names[78].name == "shop/web-0"
+
+
+def test_what_the_api_leaves_open_the_kubelets_link_fills_in(tree: Hierarchy, tmp_path: Path) -> None:
+    """The API has a pod before the status of its container; the kubelet's link is there by then, and names both."""
+    write(tmp_path, f"/var/log/containers/web-0_shop_front-{ID}.log", "")
+    with directory(
+        tree, enrichers=[lambda **_: Known("", "shop", "web-0")], states=States(tmp_path)
+    ) as found:
+        found.learn(77, f"{SLICE}/cri-containerd-{ID}.scope")
+        assert found.names([77])[77].name == "shop/web-0/front"
+
+
+def test_what_is_known_is_not_forgotten_when_a_source_falls_silent(
+    tree: Hierarchy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("labkit.names.directory.time.monotonic", lambda: clock[0])
+    answers = [Known("", "shop", "web-0"), None, Known("front", "other", "pod"), Known("front", "", "")]
+    with directory(tree, enrichers=[lambda **_: answers.pop(0)], states=States("/nowhere")) as found:
+        found.learn(77, f"{SLICE}/cri-containerd-{ID}.scope")
+        names = []
+        while answers:
+            names.append(found.names([77])[77].name)
+            clock[0] += 5.0
+    unnamed = f"shop/web-0/containerd {ID[:12]}"
+    assert names == [unnamed, unnamed, unnamed, "shop/web-0/front"], "and another pod's names are not its own"
