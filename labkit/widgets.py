@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import html
 import io
 import os
 import time
+import traceback
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -43,6 +45,7 @@ class Source(Protocol):
     """What a live figure shows."""
 
     program: str
+    title: str
 
     def still(self, figure: Figure) -> None:
         """Draw what was measured before."""
@@ -58,12 +61,12 @@ class _Waits:
     """The histogram of a map, of the last few seconds."""
 
     def __init__(self, still: pd.DataFrame, program: str, table: str, title: str, window_s: float) -> None:
-        self.program, self._table, self._title, self._window_s = program, table, title, window_s
+        self.program, self._table, self.title, self._window_s = program, table, title, window_s
         self._still = still
         self._seen: deque[tuple[float, pd.DataFrame]] = deque()
 
     def still(self, figure: Figure) -> None:
-        plots.histogram(self._still, title=self._title, what="waits", ax=figure.subplots())
+        plots.histogram(self._still, title=self.title, what="waits", ax=figure.subplots())
 
     def begin(self, prog: Program) -> None:
         self._seen = deque([(time.monotonic(), prog.frame(self._table))])
@@ -75,7 +78,7 @@ class _Waits:
         since, before = self._seen[0]
         self._seen.append((now, frame))
         recent = _grown(before, frame)
-        title = f"{self._title}: the last {now - since:.0f} s, {int(recent['count'].sum()):,} waits"
+        title = f"{self.title}: the last {now - since:.0f} s, {int(recent['count'].sum()):,} waits"
         ax = plots.histogram(recent, title=title, what="waits", ax=figure.subplots())
         # The same axis in each picture, so that what moves is the waits: 0.5 µs to 67 ms.
         ticks = np.arange(9, 27, 2)
@@ -99,7 +102,7 @@ class _Cpus:
     def __init__(
         self, still: pd.DataFrame, names: Mapping[int, str] | pd.Series, title: str, window_ms: float
     ) -> None:
-        self._still, self._names, self._title, self._window_ms = still, dict(names), title, window_ms
+        self._still, self._names, self.title, self._window_ms = still, dict(names), title, window_ms
         self._recent: pd.DataFrame | None = None
 
     def still(self, figure: Figure) -> None:
@@ -112,17 +115,37 @@ class _Cpus:
         self._recent = None
 
     def draw(self, figure: Figure, prog: Program, names: Mapping[int, str]) -> None:
+        until_ns = (
+            time.monotonic_ns()
+        )  # the events' clock; before they are read, so that none until then is missing
         batches = [batch.frame() for batch in prog.ring("events").read() if batch.kind.name == "switched"]
         held = [frame for frame in (self._recent, *batches) if frame is not None]
         events = pd.concat(held, ignore_index=True) if held else self._still.iloc[:0]
-        # Twice the window: a stretch that began before it is still seen.
-        newest = int(events["time_ns"].max()) if len(events) else 0
-        self._recent = events[events["time_ns"] + int(2e6 * self._window_ms) > newest]
+        self._recent = _since(events, until_ns - int(self._window_ms * 1e6))
         shown = {**names, os.getpid(): "this notebook"}
-        self._strip(figure, self._recent, shown, cpus=sorted(os.sched_getaffinity(0)))
+        self._strip(
+            figure,
+            self._recent,
+            shown,
+            until_ns=until_ns,
+            lost=prog.ledger.lost,
+            cpus=sorted(os.sched_getaffinity(0)),
+        )
 
     def _strip(self, figure: Figure, events: pd.DataFrame, names: Mapping[int, str], **more: Any) -> None:
-        strip(events, names, title=self._title, window_ms=self._window_ms, ax=figure.subplots(), **more)
+        strip(events, names, title=self.title, window_ms=self._window_ms, ax=figure.subplots(), **more)
+
+
+def _since(events: pd.DataFrame, time_ns: int) -> pd.DataFrame:
+    """Switches from a time on, and of each CPU the last one before: it says who has it, for seconds perhaps."""
+    old = events["time_ns"].to_numpy() < time_ns
+    # By CPU and time: a ring holds the records of two CPUs in the order of their reservations.
+    last = events[old].sort_values("time_ns", kind="stable").drop_duplicates("cpu", keep="last")
+    return pd.concat([last, events[~old]], ignore_index=True)
+
+
+#: The figures that are on the screen, by what they show: a cell that is run again gets a new one in the old one's place.
+_SHOWN: dict[tuple[str, str], LiveFigure] = {}
 
 
 class LiveFigure:
@@ -139,7 +162,7 @@ class LiveFigure:
         self._source, self._workloads, self._every_s = source, list(workloads), every_s
         self._watching: asyncio.Task[None] | None = None
         self._working: asyncio.Task[None] | None = None
-        self._stop = asyncio.Event()
+        self._stop, self._away = asyncio.Event(), asyncio.Event()
         self._names: dict[int, str] = {}
 
     def still(self) -> bytes:
@@ -153,7 +176,15 @@ class LiveFigure:
             size = {"width": int(_SIZE_IN[0] * _DPI)}
             display(Image(self.still(), format="png", **size))  # type: ignore[no-untyped-call]
             return
+        self._replace_the_one_before()
         display(self._panel())  # type: ignore[no-untyped-call]
+
+    def _replace_the_one_before(self) -> None:
+        key = (self._source.program, self._source.title)
+        before = _SHOWN.get(key)
+        if before is not None and before is not self:
+            before.close()
+        _SHOWN[key] = self
 
     def __repr__(self) -> str:
         return f"<LiveFigure of {self._source.program}, {'live' if self.live else 'still'}>"
@@ -170,11 +201,13 @@ class LiveFigure:
         self._end.on_click(lambda _: self.stop())
         self._buttons = [self._work_button(workload) for workload in self._workloads]
         self._line = ipywidgets.HTML(value="Measured before. Start it to see this machine now.")
+        self._work_line = ipywidgets.HTML()
         return ipywidgets.VBox(
             [
                 ipywidgets.HBox([self._start, self._end, *self._buttons], layout={"flex_flow": "row wrap"}),
                 self._image,
                 self._line,
+                self._work_line,
             ]
         )
 
@@ -191,6 +224,15 @@ class LiveFigure:
     def _say(self, words: str) -> None:
         self._line.value = text.html(words)
 
+    def _tell(self, line: Any, error: Exception) -> None:
+        """An error, whole: what is expected in words, anything else with its traceback, for whoever mends it."""
+        if isinstance(error, LabkitError):
+            line.value = _lines(error).replace("\n", "<br>")
+            return
+        what = text.html(f"It stopped by an error that is the lab's own: {type(error).__name__}: {error}")
+        where = _lines("".join(traceback.format_exception(error)))
+        line.value = f"{what}<details><summary>where</summary><pre>{where}</pre></details>"
+
     # --- what it does ---
 
     def start(self) -> None:
@@ -203,6 +245,11 @@ class LiveFigure:
         """Take the program out of the kernel; the last figure stays."""
         self._stop.set()
 
+    def close(self) -> None:
+        """Stop, and end the workload that runs; another figure takes its place."""
+        self.stop()
+        self._away.set()
+
     def work(self, workload: Workload) -> None:
         """Let a workload run beside it, one at a time; starts the figure if need be."""
         self.start()
@@ -211,17 +258,15 @@ class LiveFigure:
 
     async def _watch(self) -> None:
         self._start.disabled, self._end.disabled = True, False
-        why = "Stopped."
         try:
             self._say("Loading the program ...")
             with await asyncio.to_thread(load, self._source.program, label="live figure") as prog:
                 self._source.begin(prog)
-                why = await self._draw_until_stopped(prog)
-        except LabkitError as error:
-            why = str(error)
+                self._say(await self._draw_until_stopped(prog))
+        except Exception as error:  # nobody awaits this task: what is not shown here is shown nowhere
+            self._tell(self._line, error)
         finally:
             self._start.disabled, self._end.disabled = False, True
-            self._say(why)
 
     async def _draw_until_stopped(self, prog: Program) -> str:
         end = time.monotonic() + MOST_S
@@ -242,15 +287,30 @@ class LiveFigure:
     async def _work(self, workload: Workload) -> None:
         for button in self._buttons:
             button.disabled = True
+        label = workload.name.replace("_", " ")
         try:
+            self._work_line.value = text.html(f"{label}: starting ...")
             with await asyncio.to_thread(workload.start) as running:
                 self._names = {pid: role for role, pid in running.pids.items()}
-                await asyncio.to_thread(running.finish)
-        except LabkitError as error:
-            self._say(str(error))
+                self._work_line.value = text.html(f"{label}: at work, as {', '.join(running.pids)}.")
+                finishing = asyncio.create_task(asyncio.to_thread(running.finish))
+                leaving = asyncio.create_task(self._away.wait())
+                await asyncio.wait({finishing, leaving}, return_when=asyncio.FIRST_COMPLETED)
+                leaving.cancel()
+            # Its processes are gone. If that was before they were done, whoever waited for them says so, to nobody.
+            await asyncio.wait({finishing})
+            if not (finishing.exception() and self._away.is_set()):
+                finishing.result()
+            self._work_line.value = text.html(f"{label}: done.")
+        except Exception as error:  # as above
+            self._tell(self._work_line, error)
         finally:
             for button in self._buttons:
                 button.disabled = False
+
+
+def _lines(words: object) -> str:
+    return html.escape(text.plain(words, lines=True))
 
 
 def _png(draw: Any) -> bytes:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import threading
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import IPython.display
 import pandas as pd
 import pytest
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 from PIL import Image
 
 import labkit as lk
-from labkit import widgets, workloads
+from labkit import plots, widgets, workloads
 from labkit.session import Chapter
-from labkit.widgets import _grown
+from labkit.widgets import LiveFigure, _grown
 
 
 @pytest.fixture
@@ -39,6 +49,7 @@ def test_the_strip_shows_the_time_in_which_the_named_ran() -> None:
             "cpu": 0,
             "prev_pid": [1, 7, 8, 1, 2],
             "next_pid": [7, 8, 1, 2, 1],
+            "lost": 0,
         }
     )
     lab = lk.chapter("04_events_and_loss", mode="replay")
@@ -54,6 +65,143 @@ def test_outside_a_notebook_it_is_not_live_even_where_the_kernel_could(
     assert not widgets.live_histogram(
         lab, still=pd.DataFrame(columns=["lo", "hi", "unit", "count"]).astype({"count": int})
     ).live
+
+
+class Ledger:
+    lost = 0
+
+
+class Loaded:
+    """A program in the kernel, as far as the strip sees it: batches of switches, read once each."""
+
+    def __init__(self, *batches: pd.DataFrame) -> None:
+        self._batches = list(batches)
+        self.ledger = Ledger()
+
+    def ring(self, name: str) -> Loaded:
+        assert name == "events"
+        return self
+
+    def read(self) -> list[SimpleNamespace]:
+        frames = self._batches[:1]
+        del self._batches[:1]
+        return [SimpleNamespace(kind=SimpleNamespace(name="switched"), frame=lambda: frames[0])] * len(frames)
+
+    def __enter__(self) -> Loaded:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closed = True
+
+
+def switched(*rows: tuple[int, int, int, int]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["time_ns", "cpu", "prev_pid", "next_pid"]).assign(lost=0)
+
+
+def test_a_task_that_ran_on_since_long_before_the_window_is_still_drawn(
+    lab: Chapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One look sees the hog come; many windows later nothing has switched on its CPU, and it is no idle CPU."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    clock = iter([2 * 10**9, 60 * 10**9, 61 * 10**9])
+    monkeypatch.setattr(time, "monotonic_ns", lambda: next(clock))
+    source = widgets._Cpus(switched(), {}, "Who", 200.0)
+    prog: Any = Loaded(switched((10**9, 0, 1, 7), (10**9, 1, 0, 9)), switched((59 * 10**9, 1, 9, 0)))
+    source.begin(prog)
+    for _ in range(3):
+        figure = Figure()
+        source.draw(figure, prog, {7: "hog"})
+        (ax,) = figure.axes
+        blue = [bars for bars in ax.collections if to_hex(bars.get_facecolor()[0]).upper() == plots.BLUE]
+        assert [tuple(path.get_extents().intervalx) for bars in blue for path in bars.get_paths()] == [
+            (0, 200)
+        ]
+
+
+@pytest.fixture
+def live(lab: Chapter, monkeypatch: pytest.MonkeyPatch) -> LiveFigure:
+    """A figure that believes that it is in JupyterLab on a kernel that can be measured."""
+    figure = widgets.live_cpus(lab, still=switched(), names={}, every_s=0.01)
+    figure.live = True
+    monkeypatch.setattr(widgets, "load", lambda *_, **__: Loaded())
+    monkeypatch.setattr(IPython.display, "display", lambda *_: None)
+    return figure
+
+
+def test_an_error_of_the_lab_s_own_is_shown_with_its_place(
+    live: LiveFigure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("<b>nobody expected this")
+
+    async def watch() -> None:
+        live._ipython_display_()
+        monkeypatch.setattr(live._source, "draw", broken)
+        live.start()
+        assert live._watching is not None
+        await live._watching
+
+    asyncio.run(watch())
+    assert "ZeroDivisionError: &lt;b&gt;nobody expected this" in live._line.value
+    assert "in broken" in live._line.value
+    assert not live._start.disabled
+
+
+def test_an_expected_error_is_shown_in_words_and_a_workload_s_stays(live: LiveFigure) -> None:
+    def refused() -> None:
+        raise lk.LabkitError("it cannot start", why="no CPU is free", remedy="wait")
+
+    async def work() -> None:
+        live._ipython_display_()
+        live.work(SimpleNamespace(name="two_hogs", start=refused))  # type: ignore[arg-type]
+        assert live._working is not None
+        assert live._watching is not None
+        await live._working
+        await asyncio.sleep(0.1)  # pictures are drawn, and their line says so
+        live.stop()
+        await live._watching
+
+    asyncio.run(work())
+    assert live._work_line.value == "it cannot start<br>  why:  no CPU is free<br>  next: wait"
+    assert live._line.value == "Stopped."
+
+
+def test_a_cell_that_is_run_again_ends_the_figure_and_the_workload_that_it_showed_before(
+    live: LiveFigure, lab: Chapter
+) -> None:
+    released: list[bool] = []
+
+    class Running:
+        def __init__(self) -> None:
+            self.pids = {"hog": 7}
+            self._ended = threading.Event()
+
+        def __enter__(self) -> Running:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            released.append(True)
+            self._ended.set()
+
+        def finish(self) -> None:
+            assert self._ended.wait(60)
+            raise lk.LabkitError("it was killed")
+
+    async def again() -> None:
+        live._ipython_display_()
+        live.work(SimpleNamespace(name="hog", start=Running))  # type: ignore[arg-type]
+        while not live._names:
+            await asyncio.sleep(0.01)
+        other = widgets.live_cpus(lab, still=switched(), names={})
+        other.live = True
+        other._ipython_display_()
+        assert live._watching is not None
+        assert live._working is not None
+        await asyncio.wait_for(asyncio.gather(live._watching, live._working), 30)
+
+    asyncio.run(again())
+    assert released == [True]
+    assert "killed" not in live._work_line.value
 
 
 def test_what_came_between_two_looks() -> None:
