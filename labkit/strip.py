@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from labkit import text
 from labkit.plots import BLUE, GREEN, GREY, ORANGE, VERMILION, axes
 
-__all__ = ["IDLE", "occupancy", "strip"]
+__all__ = ["IDLE", "held_ns", "occupancy", "strip"]
 
 #: The pid of a CPU that has nothing to do.
 IDLE = 0
@@ -61,6 +61,21 @@ def occupancy(switched: pd.DataFrame, *, end_ns: int | None = None, lost: int | 
     return found.sort_values(["cpu", "start_ns"], kind="stable", ignore_index=True)
 
 
+def held_ns(switched: pd.DataFrame, begin_ns: int, end_ns: int, *, lost: int | None = None) -> pd.Series:
+    """How long each task held a CPU between two times.
+
+    :param switched, lost: see :func:`occupancy`.
+    :returns: ns (int64), named ``held_ns``, by ``pid``; -1: nobody knows.
+    """
+    here = _within(occupancy(switched, end_ns=end_ns, lost=lost), begin_ns, end_ns)
+    return (here["end_ns"] - here["start_ns"]).groupby(here["pid"]).sum().rename("held_ns")
+
+
+def _within(stretches: pd.DataFrame, begin: int, end: int) -> pd.DataFrame:
+    here = stretches[(stretches["end_ns"] > begin) & (stretches["start_ns"] < end)]
+    return here.assign(start_ns=here["start_ns"].clip(lower=begin), end_ns=here["end_ns"].clip(upper=end))
+
+
 def strip(
     switched: pd.DataFrame,
     names: Mapping[int, str],
@@ -86,8 +101,7 @@ def strip(
     newest = int(stretches["end_ns"].max()) if len(stretches) else 0
     end = newest if until_ns is None else until_ns
     begin = end - int(window_ms * 1e6)
-    shown = stretches[(stretches["end_ns"] > begin) & (stretches["start_ns"] < end)]
-    shown = shown.assign(start_ns=shown["start_ns"].clip(lower=begin), end_ns=shown["end_ns"].clip(upper=end))
+    shown = _within(stretches, begin, end)
     chosen = dict(zip(list(names)[: len(_COLOURS)], _COLOURS, strict=False))
     hatched = False
     for lane, cpu in enumerate(lanes):

@@ -19,6 +19,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,11 +32,13 @@ from labkit.errors import LabkitError
 from labkit.program import Program, load
 from labkit.session import Chapter
 from labkit.show import headless, in_notebook
-from labkit.strip import strip
+from labkit.strip import held_ns, strip
 from labkit.workloads import Workload
 
 __all__ = ["LiveFigure", "live_cpus", "live_histogram"]
 
+#: The map of programs that also add up waits per task.
+_TASKS = "waits"
 #: Nobody leaves a program attached by forgetting a tab: it stops by itself.
 MOST_S = 120.0
 _SIZE_IN, _DPI = (7.2, 3.2), 110
@@ -53,8 +56,11 @@ class Source(Protocol):
     def begin(self, prog: Program) -> None:
         """The program is attached now."""
 
-    def draw(self, figure: Figure, prog: Program, names: Mapping[int, str]) -> None:
-        """Draw what it has seen; ``names`` are the processes of the workload that runs."""
+    def draw(self, figure: Figure, prog: Program, names: Mapping[int, str]) -> str:
+        """Draw what it has seen, and say in words what is in the picture of those named.
+
+        :param names: pid -> role of the processes of the workload that runs, or that ran last.
+        """
 
 
 class _Waits:
@@ -63,27 +69,45 @@ class _Waits:
     def __init__(self, still: pd.DataFrame, program: str, table: str, title: str, window_s: float) -> None:
         self.program, self._table, self.title, self._window_s = program, table, title, window_s
         self._still = still
-        self._seen: deque[tuple[float, pd.DataFrame]] = deque()
+        self._seen: deque[_Look] = deque()
 
     def still(self, figure: Figure) -> None:
         plots.histogram(self._still, title=self.title, what="waits", ax=figure.subplots())
 
     def begin(self, prog: Program) -> None:
-        self._seen = deque([(time.monotonic(), prog.frame(self._table))])
+        self._seen = deque([self._look(prog)])
 
-    def draw(self, figure: Figure, prog: Program, names: Mapping[int, str]) -> None:
-        now, frame = time.monotonic(), prog.frame(self._table)
-        while len(self._seen) > 1 and self._seen[0][0] < now - self._window_s:
+    def _look(self, prog: Program) -> _Look:
+        tasks = prog.frame(_TASKS) if _TASKS in prog.maps else pd.DataFrame(columns=["pid", "wait_ns"])
+        return _Look(time.monotonic(), prog.frame(self._table), tasks.groupby("pid")["wait_ns"].sum())
+
+    def draw(self, figure: Figure, prog: Program, names: Mapping[int, str]) -> str:
+        now = self._look(prog)
+        while len(self._seen) > 1 and self._seen[0].at_s < now.at_s - self._window_s:
             self._seen.popleft()
-        since, before = self._seen[0]
-        self._seen.append((now, frame))
-        recent = _grown(before, frame)
-        title = f"{self.title}: the last {now - since:.0f} s, {int(recent['count'].sum()):,} waits"
+        before = self._seen[0]
+        self._seen.append(now)
+        recent, seconds = _grown(before.table, now.table), now.at_s - before.at_s
+        title = f"{self.title}: the last {seconds:.0f} s, {int(recent['count'].sum()):,} waits"
         ax = plots.histogram(recent, title=title, what="waits", ax=figure.subplots())
         # The same axis in each picture, so that what moves is the waits: 0.5 µs to 67 ms.
         ticks = np.arange(9, 27, 2)
         ax.set_xlim(9, 26)
         ax.set_xticks(ticks, [plots.duration(2.0**tick) for tick in ticks])
+        waited = now.tasks.sub(before.tasks, fill_value=0)
+        shares = {role: waited.get(pid, 0) / 1e9 / seconds for pid, role in names.items()}
+        return ", ".join(
+            f"{role} waited {100 * share:.0f} % of the time" for role, share in shares.items() if share
+        )
+
+
+@dataclass(frozen=True)
+class _Look:
+    """The histogram at a time, and how long each task has waited until then."""
+
+    at_s: float
+    table: pd.DataFrame
+    tasks: pd.Series
 
 
 def _grown(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
@@ -114,22 +138,21 @@ class _Cpus:
     def begin(self, prog: Program) -> None:
         self._recent = None
 
-    def draw(self, figure: Figure, prog: Program, names: Mapping[int, str]) -> None:
-        until_ns = (
-            time.monotonic_ns()
-        )  # the events' clock; before they are read, so that none until then is missing
+    def draw(self, figure: Figure, prog: Program, names: Mapping[int, str]) -> str:
+        # By the events' own clock, and before they are read: none until then is missing.
+        until_ns = time.monotonic_ns()
         batches = [batch.frame() for batch in prog.ring("events").read() if batch.kind.name == "switched"]
         held = [frame for frame in (self._recent, *batches) if frame is not None]
         events = pd.concat(held, ignore_index=True) if held else self._still.iloc[:0]
-        self._recent = _since(events, until_ns - int(self._window_ms * 1e6))
+        begin_ns, lost = until_ns - int(self._window_ms * 1e6), prog.ledger.lost
+        self._recent = _since(events, begin_ns)
         shown = {**names, os.getpid(): "this notebook"}
-        self._strip(
-            figure,
-            self._recent,
-            shown,
-            until_ns=until_ns,
-            lost=prog.ledger.lost,
-            cpus=sorted(os.sched_getaffinity(0)),
+        cpus = sorted(os.sched_getaffinity(0))
+        self._strip(figure, self._recent, shown, until_ns=until_ns, lost=lost, cpus=cpus)
+        held = held_ns(self._recent, begin_ns, until_ns, lost=lost)
+        shares = {role: held.get(pid, 0) / 1e6 / self._window_ms for pid, role in names.items()}
+        return ", ".join(
+            f"{role} had {100 * share:.0f} % of a CPU" for role, share in shares.items() if share
         )
 
     def _strip(self, figure: Figure, events: pd.DataFrame, names: Mapping[int, str], **more: Any) -> None:
@@ -194,7 +217,11 @@ class LiveFigure:
     def _panel(self) -> Any:
         import ipywidgets
 
-        self._image = ipywidgets.Image(value=self.still(), format="png", width=int(_SIZE_IN[0] * _DPI))
+        # As wide as it is meant to be where there is room; no bar to push it to and fro where there is not.
+        fits = {"max_width": "100%", "height": "auto"}
+        self._image = ipywidgets.Image(
+            value=self.still(), format="png", width=int(_SIZE_IN[0] * _DPI), layout=fits
+        )
         self._start = ipywidgets.Button(description="Start", icon="play", button_style="success")
         self._end = ipywidgets.Button(description="Stop", icon="stop", disabled=True)
         self._start.on_click(lambda _: self.start())
@@ -208,7 +235,8 @@ class LiveFigure:
                 self._image,
                 self._line,
                 self._work_line,
-            ]
+            ],
+            layout={"overflow": "hidden"},
         )
 
     def _work_button(self, workload: Workload) -> Any:
@@ -275,14 +303,18 @@ class LiveFigure:
                 await asyncio.wait_for(self._stop.wait(), self._every_s)
             # Drawn here and not in a thread of its own: matplotlib is made for one thread, which is this one.
             began = time.thread_time()
-            self._image.value = _png(lambda figure: self._source.draw(figure, prog, self._names))
+            self._image.value, told = self._picture(prog)
             took = time.thread_time() - began
             if self._stop.is_set():
                 return "Stopped."
-            self._say(
-                f"Live. Drawing takes {100 * took / (self._every_s + took):.0f} % of one CPU, and shows in it."
-            )
+            cost = f"Drawing takes {100 * took / (self._every_s + took):.0f} % of one CPU, and shows in it."
+            self._say(f"Live. {told}. {cost}" if told else f"Live. {cost}")
         return f"Stopped after {MOST_S:.0f} s."
+
+    def _picture(self, prog: Program) -> tuple[bytes, str]:
+        told: list[str] = []
+        png = _png(lambda figure: told.append(self._source.draw(figure, prog, self._names)))
+        return png, told[0]
 
     async def _work(self, workload: Workload) -> None:
         for button in self._buttons:

@@ -28,6 +28,8 @@ _OVERRIDES: dict[str, dict[str, object]] = {
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
     # The names of the chapters need the room.
     "@jupyterlab/filebrowser-extension:browser": {"showLastModifiedColumn": False},
+    # Code is read in full, also in a narrow window.
+    "@jupyterlab/notebook-extension:tracker": {"codeCellConfig": {"lineWrap": True}},
     # The glossary opens to be read, not to be edited.
     "@jupyterlab/docmanager-extension:plugin": {"defaultViewers": {"markdown": "Markdown Preview"}},
 }

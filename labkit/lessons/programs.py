@@ -57,16 +57,16 @@ class Written:
 
     def _repr_html_(self) -> str:
         told = "".join(
-            f'<div style="color:#b71c1c">{html.escape(problem)}</div>' for problem in self.problems
+            f'<div style="color:#d32f2f">{html.escape(problem)}</div>' for problem in self.problems
         )
         if not self.difference:
             return f"{told}<div>{html.escape(self.name)}: as it was, nothing is changed.</div>"
         look = {"+": "background:#2e7d3233", "-": "background:#b71c1c33", "@": "opacity:.6"}
         rows = "".join(
-            f'<div style="{look.get(line[:1], "")};white-space:pre">{html.escape(text.plain(line)) or " "}</div>'
+            f'<div style="{look.get(line[:1], "")};white-space:pre-wrap">{html.escape(text.plain(line)) or " "}</div>'
             for line in self.difference
         )
-        return f'{told}<div style="font-family:monospace;font-size:90%;overflow-x:auto">{rows}</div>'
+        return f'{told}<div style="font-family:monospace;font-size:90%">{rows}</div>'
 
 
 def write_program(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from learner import HEIGHT, LIMIT_MS, Lab
+from looks import faint_in_notebook, figures_in_notebook, wide_in_notebook
 
 from labkit.notebook_io import chapters, read_solutions
 from labkit.paths import lab_root
@@ -19,9 +20,6 @@ pytestmark = [
     pytest.mark.timeout(LIMIT_MS / 1000 + 120),
 ]
 SCREENS = lab_root() / "build" / "screens"
-#: What one looks at besides the code: the browser's own words for size and sharpness of each figure in front.
-FIGURES = """() => [...document.querySelectorAll('.jp-NotebookPanel:not(.lm-mod-hidden) .jp-OutputArea-output img')]
-    .map(img => ({shown: img.clientWidth, natural: img.naturalWidth, room: img.closest('.jp-OutputArea').clientWidth}))"""
 
 
 def outputs(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -42,8 +40,9 @@ def test_a_learner_opens_01_runs_it_answers_wrong_and_then_right(lab: Lab) -> No
     lab.page.get_by_role("link", name="01 Hello, world").first.click()
     lab.open_notebook("01_hello_world.ipynb")
     lab.run_all()
-    (width,) = {figure["shown"] > 300 and figure["natural"] > 0 for figure in lab.page.evaluate(FIGURES)}
-    assert width, "the figure is there and can be seen"
+    figures = figures_in_notebook(lab.page)
+    assert figures, "the figure is there"
+    assert all(figure["shown"] > 300 and figure["natural"] > 0 for figure in figures), "and can be seen"
 
     at = lab.position("exercise:01.3")
     assert "Not answered yet" in str(lab.cells()[at]["outputs"])
@@ -91,27 +90,32 @@ def test_a_term_leads_to_its_entry_in_the_glossary(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "work"),
-    [("06_run_queue_latency", "service beside hog"), ("04_events_and_loss", "two pinned hogs")],
+    ("name", "work", "shown"),
+    [
+        ("06_run_queue_latency", "service beside hog", r"service waited [1-9]\d* %.*hog waited [1-9]\d* %"),
+        ("04_events_and_loss", "two pinned hogs", r"hog_[ab] had [1-9]\d* % of a CPU"),
+    ],
 )
-def test_a_live_figure_starts_shows_a_workload_and_stops(lab: Lab, name: str, work: str) -> None:
+def test_a_live_figure_starts_shows_a_workload_and_stops(lab: Lab, name: str, work: str, shown: str) -> None:
     lab.open_notebook(f"{name}.ipynb")
     lab.run_all()
     front = lab.page.locator(".jp-NotebookPanel:not(.lm-mod-hidden)")
-    image, line = front.locator(".widget-image"), front.locator(".widget-html-content")
+    image = front.locator(".widget-image")
+    line, work_line = (front.locator(".widget-html-content").nth(at) for at in (0, 1))
     buttons = front.locator("button.jupyter-button")
     start, stop = buttons.filter(has_text="Start"), buttons.filter(has_text="Stop")
     start.scroll_into_view_if_needed()
     still = image.get_attribute("src")
     start.click()
     line.filter(has_text="Live.").wait_for(timeout=90_000)
-    first = image.get_attribute("src")
-    assert first != still
+    assert image.get_attribute("src") != still
+    assert not re.search(shown, line.inner_text()), "nobody works before the button is pressed"
+    assert work_line.inner_text() == ""
     buttons.filter(has_text=work).click()
-    lab.page.wait_for_timeout(5000)
-    assert image.get_attribute("src") != first
+    line.filter(has_text=re.compile(shown)).wait_for(timeout=90_000)
     SCREENS.mkdir(parents=True, exist_ok=True)
     lab.page.screenshot(path=SCREENS / f"live-{name}.png", scale="css")
+    work_line.filter(has_text="done").wait_for(timeout=90_000)
     stop.click()
     line.filter(has_text="Stopped.").wait_for(timeout=30_000)
     last = image.get_attribute("src")
@@ -130,8 +134,10 @@ def test_a_chapter_looks_right(lab: Lab, path: Path) -> None:
     assert ["".join(output["text"]) for output in found if output.get("name") == "stderr"] == []
     for theme in ("JupyterLab Dark", "JupyterLab Light"):
         lab.theme(theme)
+        assert faint_in_notebook(lab.page) == [], theme
+        assert wide_in_notebook(lab.page) == [], theme
         lab.pictures(SCREENS, f"{path.stem}-{theme.split()[-1].lower()}")
-    figures = lab.page.evaluate(FIGURES)
+    figures = figures_in_notebook(lab.page)
     assert figures, "a chapter has a figure"
     for figure in figures:
         assert figure["shown"] <= figure["room"], "no figure is wider than its place"

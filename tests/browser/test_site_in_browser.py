@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from looks import faint_on_site
 from playwright.sync_api import Browser, Page
 
 from labkit.notebook_io import chapters
@@ -13,32 +14,6 @@ from labkit.runner import run_notebooks
 from labkit.site import Site, build_site
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-
-#: Text whose contrast with what is behind it is too low: 4.5 to 1 (WCAG 2.1, 1.4.3), less in code and outputs.
-FAINT = """() => {
-    const channel = v => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
-    const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
-    const parts = colour => colour.match(/[\\d.]+/g).map(Number);
-    const behind = node => {
-        for (; node; node = node.parentElement) {
-            const [r, g, b, a = 1] = parts(getComputedStyle(node).backgroundColor);
-            if (a > 0.5) return [r, g, b];
-        }
-        return [255, 255, 255];
-    };
-    const found = [];
-    for (const node of document.querySelectorAll('article *')) {
-        const own = [...node.childNodes].some(child => child.nodeType === 3 && child.textContent.trim());
-        if (!own || !node.checkVisibility()) continue;
-        const [a, b] = [light(parts(getComputedStyle(node).color)), light(behind(node))];
-        const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-        // An output has one colour for both themes; none can reach 4.5 on white and on black.
-        const needed = node.closest('.cell_output') ? 3
-            : node.closest('.highlight') || node.closest('.headerlink') ? 2.5 : 4.5;
-        if (contrast < needed) found.push(`${contrast.toFixed(1)}: ${node.textContent.trim().slice(0, 40)}`);
-    }
-    return [...new Set(found)];
-}"""
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +59,7 @@ def test_every_page_can_be_read_and_fetches_nothing_from_elsewhere(
             "[...document.images].filter(one => one.complete && !one.naturalWidth).map(one => one.src)"
         )
         assert broken == [], path.name
-        assert page.evaluate(FAINT) == [], f"{path.name} in {scheme}"
+        assert faint_on_site(page) == [], f"{path.name} in {scheme}"
     outside = [url for url in asked if not url.startswith((site.index.parent.as_uri(), "data:"))]
     assert len(asked) > len(pages(site))
     assert outside == []

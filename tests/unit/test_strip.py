@@ -10,7 +10,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from labkit.plots import BLUE, ORANGE
-from labkit.strip import occupancy, strip
+from labkit.strip import held_ns, occupancy, strip
 
 
 def switches(*rows: tuple[int, int, int, int]) -> pd.DataFrame:
@@ -68,6 +68,12 @@ def test_stretches_of_a_cpu_meet_and_cover_it_whatever_the_order(rows: list[tupl
         assert len(here)
         assert (mine["end_ns"] - mine["start_ns"]).sum() == frame["time_ns"].max() - frame["time_ns"].min()
         assert (mine["start_ns"].to_numpy()[1:] == mine["end_ns"].to_numpy()[:-1]).all()
+
+
+def test_how_long_each_had_a_cpu_between_two_times() -> None:
+    frame = switches((0, 0, 1, 7), (10, 1, 0, 9), (60, 1, 9, 7), (90, 0, 7, 0))
+    assert held_ns(frame, 20, 200).to_dict() == {0: 110, 7: 70 + 140, 9: 40}
+    assert held_ns(frame, 95, 200, lost=1).to_dict() == {-1: 210}
 
 
 def test_the_named_have_colours_of_their_own_and_idle_is_blank() -> None:

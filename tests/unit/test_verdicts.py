@@ -240,7 +240,9 @@ def test_confidence_falls_with_loss_with_what_is_unknown_with_few_waits_and_with
     gone = judged(
         web({("cgroup", 11): 3 * S}), oracles=oracle.assign(timeslices=100)
     )  # most of its tasks ended
-    came = judged(web({("cgroup", 11): 3 * S}), oracles=oracle.assign(timeslices=5000))  # with counters of before
+    came = judged(
+        web({("cgroup", 11): 3 * S}), oracles=oracle.assign(timeslices=5000)
+    )  # with counters of before
     assert gone.confidence == came.confidence == clear.confidence
 
 

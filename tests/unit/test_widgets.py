@@ -110,7 +110,7 @@ def test_a_task_that_ran_on_since_long_before_the_window_is_still_drawn(
     source.begin(prog)
     for _ in range(3):
         figure = Figure()
-        source.draw(figure, prog, {7: "hog"})
+        assert source.draw(figure, prog, {7: "hog"}) == "hog had 100 % of a CPU"
         (ax,) = figure.axes
         blue = [bars for bars in ax.collections if to_hex(bars.get_facecolor()[0]).upper() == plots.BLUE]
         assert [tuple(path.get_extents().intervalx) for bars in blue for path in bars.get_paths()] == [
@@ -202,6 +202,27 @@ def test_a_cell_that_is_run_again_ends_the_figure_and_the_workload_that_it_showe
     asyncio.run(again())
     assert released == [True]
     assert "killed" not in live._work_line.value
+
+
+def test_the_histogram_says_how_long_those_of_the_workload_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([100.0, 102.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    tables = iter(
+        [
+            pd.DataFrame({"pid": [7], "wait_ns": [10**9]}),
+            pd.DataFrame(
+                {"pid": [7, 7, 8], "wait_ns": [10**9, 5 * 10**8, 10**9]}
+            ),  # a pid that was used again
+        ]
+    )
+    empty = pd.DataFrame(columns=["lo", "hi", "unit", "count"]).astype({"count": "uint64"})
+    prog: Any = SimpleNamespace(
+        maps=["waits"], frame=lambda name: next(tables) if name == "waits" else empty.copy()
+    )
+    source = widgets._Waits(empty, "runq_latency", "latency", "Waits", 3.0)
+    source.begin(prog)
+    told = source.draw(Figure(), prog, {7: "hog", 8: "service", 9: "nobody"})
+    assert told == "hog waited 25 % of the time, service waited 50 % of the time"
 
 
 def test_what_came_between_two_looks() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from labkit import spec
@@ -73,3 +75,18 @@ class TestAnswers:
 
     def test_a_change_that_did_not_fit_is_told_again(self) -> None:
         assert "is not in the program" in self.told(write_program("hello", change={"say_helo": "x"}))
+
+
+def test_what_it_says_of_a_change_that_failed_can_be_read_in_a_light_and_in_a_dark_theme() -> None:
+    """WCAG 2.1: 3 to 1 at the least; one colour has to serve on JupyterLab's white and on its #111."""
+
+    def light(colour: str) -> float:
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        red, green, blue = (v / 12.92 if v <= 0.03928 else ((v + 0.055) / 1.055) ** 2.4 for v in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    shown = write_program("hello", change={"no such line": ""})._repr_html_()
+    (colour,) = re.findall(r'style="color:(#\w{6})"', shown)
+    for behind in ("#ffffff", "#111111"):
+        low, high = sorted((light(colour), light(behind)))
+        assert (high + 0.05) / (low + 0.05) >= 3, behind
