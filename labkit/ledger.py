@@ -26,9 +26,11 @@ class Ledger:
     :param seen: events the program was called for and is accountable for.
     :param delivered: events that reached the result.
     :param losses: cause -> count of events seen and not delivered.
-    :param unseen: events that an independent kernel counter saw beyond ``seen``; None where there is no counter.
+    :param unseen: events that an independent kernel counter saw beyond ``seen``; None where there is no counter. Over a
+        short time it may be below 0, as the two are not read at one moment.
     :param event: what an event is, singular.
     :param notes: plain words on anything else a reader must know.
+    :param counted: words -> count, for notes that are a number: they can be told for an interval, too.
     """
 
     capture: str
@@ -39,6 +41,7 @@ class Ledger:
     unseen: int | None = None
     event: str = "event"
     notes: tuple[str, ...] = ()
+    counted: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def none(cls, reason: str, *, mode: Mode = "live") -> Ledger:
@@ -78,8 +81,9 @@ class Ledger:
     @property
     def lost_share(self) -> float:
         """Share of all known events, ``unseen`` included, that did not reach the result (0.0 to 1.0)."""
-        total = self.seen + (self.unseen or 0)
-        return (self.lost + (self.unseen or 0)) / total if total else 0.0
+        unseen = max(0, self.unseen or 0)
+        total = self.seen + unseen
+        return min(1.0, (self.lost + unseen) / total) if total else 0.0
 
     def describe(self) -> str:
         """One line for people."""
@@ -91,7 +95,8 @@ class Ledger:
             parts.append(f"unseen {self.unseen:,}")
         if not self.balanced:
             parts.append(f"DOES NOT BALANCE by {self.seen - self.delivered - self.lost:+,}")
-        return f"{self.event}s: " + ", ".join(parts) + "".join(f"; {note}" for note in self.notes)
+        notes = [*self.notes, *(f"{count:,} {words}" for words, count in self.counted.items() if count)]
+        return f"{self.event}s: " + ", ".join(parts) + "".join(f"; {note}" for note in notes)
 
     def frame(self) -> pd.DataFrame:
         """Columns ``entry`` (str) and ``count`` (int64): seen, delivered, each loss, unseen."""
@@ -107,7 +112,11 @@ class Ledger:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready form; :meth:`from_dict` is its inverse."""
-        return asdict(self) | {"losses": dict(self.losses), "notes": list(self.notes)}
+        return asdict(self) | {
+            "losses": dict(self.losses),
+            "notes": list(self.notes),
+            "counted": dict(self.counted),
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, mode: Mode | None = None) -> Ledger:

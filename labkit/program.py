@@ -268,9 +268,7 @@ class Program:
             losses={cause: total[cause] for cause in spec.losses},
             unseen=unseen,
             event=spec.event,
-            notes=tuple(
-                f"{total[member]:,} {words}" for member, words in spec.notes.items() if total[member]
-            ),
+            counted={words: total[member] for member, words in spec.notes.items()},
         )
 
     def cost(self) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from labkit.plots import duration
 from labkit.scenarios.recording import Case
 from labkit.scenarios.table import OURS, TITLES, published
 from labkit.sched import peers
-from labkit.sched.rules import MIXED_SHARE, QUIET_NS_PER_S, QUIET_P99_NS
+from labkit.sched.rules import MIXED_SHARE, QUIET_NS_PER_S, QUIET_WAIT_NS
 from labkit.text import markdown, markdown_code
 
 __all__ = ["readme", "summary"]
@@ -183,11 +183,11 @@ def _rules(data: dict[str, Any]) -> Iterator[str]:
     yield from _table(["rule", "when", "blames", "source"], iter(lines))
     yield _percent(
         f"One judge for all (`labkit/sched/rules.py`): quiet below {duration(QUIET_NS_PER_S)} of contended wait per "
-        f"second, or if the p99 is below {duration(QUIET_P99_NS)} and the waits do not add up; mixed if a second author "
-        f"has {MIXED_SHARE:.0%} or more; what is charged to idle is nobody's. What differs is what a rule sees. The "
-        "article is replayed without its rate limit, which keeps a sample and does not count the rest; bpftrace's and "
-        "bcc's tools name nobody, and are given the article's way to do so. *This lab* is the exact integral over the "
-        "events; `bpf/noisy_neighbor.c` computes the same in the kernel, and `tests/live/test_noisy_neighbor.py` holds it "
+        f"second, or if less than that is in waits of {duration(QUIET_WAIT_NS)} and more, and the others do not add up; "
+        f"mixed if a second author has {MIXED_SHARE:.0%} or more; what is charged to idle is nobody's. What differs is "
+        "what a rule sees. The article is replayed without its rate limit, which keeps a sample and does not count the rest; "
+        "bpftrace's and bcc's tools name nobody, and are given the article's way to do so. *This lab* is the exact "
+        "integral over the events; `bpf/noisy_neighbor.c` computes the same in the kernel, and `tests/live/test_noisy_neighbor.py` holds it "
         "against the integral, within 1% where there is contention."
     )
     yield ""

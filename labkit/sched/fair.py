@@ -5,12 +5,19 @@ cgroup share by ``cpu.weight``, and tasks that lie directly in it take part each
 (``Documentation/scheduler/sched-eevdf.rst``; ``sched_prio_to_weight`` in ``kernel/sched/core.c``). So two cgroups
 are compared where their paths part.
 
-*held*: of the time in which the victim wanted the CPU and it or the occupant had it, the occupant's part. Where the
-victim is a group to the scheduler and *n* of its tasks wait at once, each counts the occupant's time, so it is
-divided by *n*, taken from how many of its own wait while it runs. *entitled*: the occupant's weight over both
-weights. The occupant need not want the CPU all the time, so held may well lie below; a good deal above entitled
-means that weights were not honoured: real-time classes, or weights that work on the whole machine while the two meet
-on one CPU.
+*held*: of the time in which both wanted one and the same CPU and one of the two had it, the occupant's part. The
+matrix has it: while the occupant ran and the victim waited, time went into the cell (victim, occupant); while the
+victim ran and the occupant waited, into (occupant, victim). Neither the time in which only one of them wanted a CPU,
+nor what they did on other CPUs, is in either. If *n* tasks of one side wait at once each of them counts the same time,
+so each cell is divided by its *n*, taken from how many of the same cgroup wait while it runs: a mean over the whole
+time, so that it is too low for a cgroup which has many tasks only now and then.
+
+*entitled*: the occupant's weight over both weights; task by task, where both lie directly in what they have in common.
+
+Held well above entitled means that weights did not decide: real-time classes; weights that work on the whole machine
+while the two meet on one CPU; or bursts shorter than a time slice (some ms), which the scheduler does not divide: it
+gives the CPU to who wakes up and had less before, so that a neighbour with a small part of the CPU can still be in the
+way whenever it wants it.
 """
 
 from __future__ import annotations
@@ -90,32 +97,33 @@ class Standing:
 
 def standing(
     *,
-    run_ns: float,
-    waited_ns: float,
+    behind_ns: float,
+    ahead_ns: float,
     waiting: float,
-    occupant_running: float,
+    occupant_waiting: float,
     groups: tuple[Sequence[Group], Sequence[Group]] | None,
     classes: Mapping[str, Classes] | None = None,
 ) -> Standing:
     """An occupant's standing beside a victim.
 
-    :param run_ns: time that the victim's tasks held a CPU.
-    :param waited_ns: time that they waited while the occupant held it.
+    :param behind_ns: time that the victim's tasks waited while the occupant held that CPU.
+    :param ahead_ns: time that the occupant's tasks waited while the victim held that CPU.
     :param waiting: how many of the victim's tasks want the CPU at once, on average (at least 1).
-    :param occupant_running: how many of the occupant's tasks do.
+    :param occupant_waiting: how many of the occupant's tasks do.
     :param groups: the victim's and the occupant's groups from the root down, the root left out; None if not known.
     :param classes: of ``victim`` and ``occupant``, as far as known.
     """
     of = dict(classes or {})
     occupant = of.get("occupant", Classes())
+    many, others = max(1.0, waiting), max(1.0, occupant_waiting)
+    held = _part(behind_ns / many, ahead_ns / others)
     if groups is None:
-        return Standing(_part(waited_ns, run_ns))
+        return Standing(held)
     ours, theirs = _parting(*groups)
-    held = _part(waited_ns / (max(1.0, waiting) if ours else 1.0), run_ns)
     if occupant.realtime:
         return Standing(held, None, "realtime")
-    own = _weight(ours) if ours else of.get("victim", Classes()).weight
-    other = _weight(theirs) if theirs else occupant.weight * max(1.0, occupant_running)
+    own = _weight(ours) if ours else of.get("victim", Classes()).weight * many
+    other = _weight(theirs) if theirs else occupant.weight * others
     by: Literal["weight", "tasks"] = "weight" if ours or theirs else "tasks"
     return Standing(held, other / (own + other), by, (other, own))
 

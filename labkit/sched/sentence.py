@@ -80,6 +80,11 @@ def _quiet(verdict: Verdict) -> str:
     if not verdict.wait_ns:
         return f"{called(verdict.name)} never waited for a CPU"
     lead = f"{_lead(verdict)}, in waits of which 99 % were below {_time(verdict.p99_ns)}"
+    if verdict.slow_wake_ns:
+        return (
+            f"{_lead(verdict)}; {_part(verdict, verdict.slow_wake_ns)} for an idle CPU that was slow to wake up: no task "
+            "was in its way, perhaps a deep sleep state, or a hypervisor that ran something else there"
+        )
     if 2 * verdict.causes["idle"] >= verdict.wait_ns:
         return f"{lead}, mostly for an idle CPU to wake up: nobody was in its way"
     return f"{lead}: nothing that matters"
@@ -90,9 +95,16 @@ def _others(verdict: Verdict) -> str:
     if verdict.verdict == "system" and 2 * stolen >= verdict.authors["system"]:
         part = _part(verdict, stolen)
         return f"{_lead(verdict)}; {part} the hypervisor or interrupts had the CPU, no task of this machine"
+    if verdict.verdict == "system" and _among_itself(verdict):
+        return f"{_lead(verdict)}; {_part(verdict, verdict.causes['self'])} for tasks of its own"
     if not verdict.blame:
         return f"{_lead(verdict)}, behind many others of whom none stands out"
     return f"{_lead(verdict)}; {_held(verdict)}{_standing(verdict, verdict.blame[0])}"
+
+
+def _among_itself(verdict: Verdict) -> bool:
+    """Is it the root cgroup, whose tasks waited for each other most of the time that is the system's doing?"""
+    return verdict.cgroup == "/" and 2 * verdict.causes["self"] >= verdict.authors["system"]
 
 
 def _held(verdict: Verdict) -> str:
@@ -125,7 +137,11 @@ def _standing(verdict: Verdict, one: Blamed) -> str:
         f"its weight gives it {due}" if held.by == "weight" else f"as one task among others it is due {due}"
     )
     if held.exceeded:
-        return f"; {had}, although {reason}"
+        used = one.run_ns / 1e9 / max(verdict.seconds, 1e-9)
+        brief = held.entitled is not None and used < held.entitled
+        return f"; {had}, although {reason}" + (
+            f" (in short bursts: over all the time it used {_percent(used)} of one CPU)" if brief else ""
+        )
     if one.owner == "system":
         return f"; {had}, and {reason}"
     return f"; {had}, and {reason}: it stayed within its share, so change the weights or move one of the two"
@@ -138,9 +154,13 @@ def _own(verdict: Verdict) -> str:
     got = verdict.run_ns / 1e9 / max(verdict.seconds, 1e-9)
     part = _part(verdict, verdict.causes["self"])
     return (
-        f"{_lead(verdict)}; {part} for tasks of its own: they wanted {wanted:.1f} CPUs at once on average and "
-        f"had {got:.1f}. Fewer runnable tasks, or more CPUs for it, would help; no neighbour is at fault"
+        f"{_lead(verdict)}; {part} for tasks of its own: they wanted {_cpus(wanted)} at once on average and "
+        f"had {_cpus(got)}. Fewer runnable tasks, or more CPUs for it, would help; no neighbour is at fault"
     )
+
+
+def _cpus(many: float) -> str:
+    return "under 0.1 CPUs" if many < 0.1 else f"{many:.1f} CPUs"
 
 
 def _throttled(verdict: Verdict) -> str:
@@ -156,8 +176,18 @@ def _limit(verdict: Verdict, quota: Quota | None) -> str:
     if not quota.needed_ns:
         return said
     needed, period = -(-quota.needed_ns // 1_000_000) * 1000, quota.period_ns // 1000
-    value = f'"{needed} {period}"' if quota.setting == "cpu.max" else str(needed)
-    return f"{said}; {quota.setting} {value} there would be enough for sure"
+    value = _value(quota, needed, period)
+    whole = quota.enough_ns // 1000
+    if needed >= whole:
+        return f"{said}; {quota.setting} {value} there would be enough for sure"
+    return (
+        f"{said}; about {quota.setting} {value} there would have been enough on average, "
+        f"{_value(quota, whole, period)} for sure"
+    )
+
+
+def _value(quota: Quota, quota_us: int, period_us: int) -> str:
+    return f'"{quota_us} {period_us}"' if quota.setting == "cpu.max" else str(quota_us)
 
 
 def _place(path: str) -> str:
@@ -183,6 +213,8 @@ def _author(verdict: Verdict, author: str) -> str:
     if author == "self":
         return "for other tasks of its own"
     system = author == "system"
+    if system and _among_itself(verdict):
+        return "for other tasks of its own"
     who = [_who(one) for one in verdict.blame if (one.owner == "system") == system][:2]
     if system and 2 * verdict.causes["steal"] >= verdict.authors["system"]:
         return "while the hypervisor or interrupts had the CPU"

@@ -195,7 +195,8 @@ def _difference(name: str, older: pd.DataFrame, newer: pd.DataFrame) -> pd.DataF
         raise ParameterError(
             f"{name}: a count is smaller in the newer snapshot",
             why="the two are not of one loaded program",
-            remedy="take both from the same Watch",
+            remedy="take both from the same Watch; if `labkit noisy` says this, start it again, and report it with what "
+            "`./task doctor` prints",
         )
     kept = grown.any(axis=1)
     first = order[starts][kept]
@@ -218,6 +219,7 @@ def _ledger_since(older: Ledger, newer: Ledger) -> Ledger:
         "delivered": newer.delivered - older.delivered,
         "losses": {cause: count - older.losses.get(cause, 0) for cause, count in newer.losses.items()},
     }
+    fields["counted"] = {words: count - older.counted.get(words, 0) for words, count in newer.counted.items()}
     if newer.unseen is not None:
         fields["unseen"] = newer.unseen - (older.unseen or 0)
     return replace(newer, **fields)

@@ -12,7 +12,7 @@ from labkit import histogram
 from labkit.sched.blame import shares
 from labkit.sched.cause import CAUSES, split
 from labkit.sched.fair import Classes, Group, Standing, standing
-from labkit.sched.rules import authors_of, decide, somebodys_fault
+from labkit.sched.rules import QUIET_WAIT_NS, authors_of, decide, slow_wake, somebodys_fault
 from labkit.sched.sentence import sentence
 from labkit.sched.state import Snapshot
 
@@ -20,11 +20,17 @@ __all__ = ["Blamed", "Quota", "Verdict", "verdicts"]
 
 #: Shares below this are not worth a name.
 _NAMED_SHARE, _MOST_BLAMED = 0.01, 10
+#: No more sure than this that nothing is wrong where an idle CPU took long to wake up.
+_SLOW_WAKE_SURE = 0.6
 
 
 @dataclass(frozen=True)
 class Blamed:
-    """One who held the CPU while the victim waited. ``share`` is of the victim's foreign wait."""
+    """One who held the CPU while the victim waited.
+
+    :param share: of the victim's foreign wait.
+    :param run_ns: how long its tasks held CPUs in all, whoever waited.
+    """
 
     cgroup_id: int
     cgroup: str
@@ -33,6 +39,7 @@ class Blamed:
     share: float
     wait_ns: int
     standing: Standing
+    run_ns: int = 0
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,9 @@ class Quota:
 
     :param holder: path of the cgroup that holds it, the victim's own or an ancestor's; empty if none could be read.
     :param quota_ns: CPU time allowed in each ``period_ns``.
-    :param needed_ns: with so much in each period it would not have been throttled: an upper bound; 0 if not known.
+    :param needed_ns: what it was allowed and what it was kept from, in the mean of the periods in which it was throttled:
+        an estimate, as single periods may need more, and as it might not have had all that time; 0 if not known.
+    :param enough_ns: with so much in each period nothing is ever throttled: all CPUs, all the time.
     :param setting: the file it is set in.
     """
 
@@ -50,6 +59,7 @@ class Quota:
     period_ns: int = 0
     throttled_ns: int = 0
     needed_ns: int = 0
+    enough_ns: int = 0
     setting: str = "cpu.max"
 
 
@@ -63,7 +73,9 @@ class Verdict:
     :param blame: others' cgroups that held the CPU, the largest share first; empty where no other is at fault.
     :param causes: cause (of :data:`~labkit.sched.cause.CAUSES`) -> ns; they add up to ``wait_ns``.
     :param authors: ``neighbours``, ``system``, ``self``, ``throttled`` -> ns of the contended wait.
+    :param p50_ns: and ``p99_ns``: of single waits, within 6.25 %, for display; verdicts weigh waits by time.
     :param slowdown: contended wait as a share of the time in which its tasks wanted to run.
+    :param slow_wake_ns: how much of the wait was long waits for an idle CPU; 0 where that does not matter.
     :param doubts: what keeps the confidence from being higher, in words.
     """
 
@@ -84,6 +96,7 @@ class Verdict:
     p99_ns: float
     involuntary_switches: int
     slowdown: float = 0.0
+    slow_wake_ns: int = 0
     quota: Quota | None = None
     doubts: tuple[str, ...] = field(default=())
 
@@ -152,7 +165,7 @@ class _Bench:
             judged = cells[cells["victim_id"].isin(listed)]
         else:
             judged = cells
-        self.own = _own_wait(cells)
+        self.behind = _waits_behind(cells)
         self.causes = {int(row["victim_id"]): row for row in split(judged).to_dict("records")}
         self.blamed = _by(shares(judged, snapshot.names), "victim_id")
         self.names = {int(row["cgroup_id"]): row for row in snapshot.names.to_dict("records")}
@@ -177,12 +190,15 @@ class _Bench:
         wait_ns = sum(causes.values())
         contended = wait_ns - causes["idle"]
         blamed = self.blamed.get(cgroup_id, [])
-        authors = authors_of(causes, blamed)
-        p50, p99 = self._quantiles(cgroup_id)
-        slowdown = contended / (run_ns + contended) if run_ns + contended else 0.0
-        verdict, margin = decide(contended, self.seconds, slowdown, p99, authors)
         name = self.names.get(cgroup_id, {})
+        authors = authors_of(causes, blamed, root=name.get("cgroup") == "/")
+        p50, p99, long_ns = self._lengths(cgroup_id)
+        slowdown = contended / (run_ns + contended) if run_ns + contended else 0.0
+        verdict, margin = decide(contended, self.seconds, slowdown, long_ns, authors)
+        slow_ns = slow_wake(long_ns, contended, run_ns + wait_ns, self.seconds) if verdict == "quiet" else 0
         sure = self._sureness(row, contended, causes["unknown"], margin, verdict)
+        if slow_ns:
+            sure.append((_SLOW_WAKE_SURE, "an idle CPU was slow to wake up, and why is not in these numbers"))
         found = Verdict(
             cgroup_id=cgroup_id,
             cgroup=str(name.get("cgroup", "")),
@@ -190,7 +206,7 @@ class _Bench:
             verdict=verdict,
             confidence=_product(factor for factor, _ in sure),
             sentence="",
-            blame=self._blame(cgroup_id, run_ns, causes, blamed) if somebodys_fault(verdict, authors) else (),
+            blame=self._blame(cgroup_id, blamed) if somebodys_fault(verdict, authors) else (),
             waits=int(row["waits"]),
             wait_ns=wait_ns,
             run_ns=run_ns,
@@ -201,6 +217,7 @@ class _Bench:
             p99_ns=p99,
             involuntary_switches=int(row["involuntary_switches"]),
             slowdown=slowdown,
+            slow_wake_ns=slow_ns,
             quota=self._quota(cgroup_id)
             if verdict in ("throttled", "mixed") and causes["throttled"]
             else None,
@@ -208,16 +225,15 @@ class _Bench:
         )
         return _with_sentence(found)
 
-    def _quantiles(self, cgroup_id: int) -> tuple[float, float]:
+    def _lengths(self, cgroup_id: int) -> tuple[float, float, float]:
+        """Median and p99 of its waits, and how much time lay in long ones, ns."""
         waits = self.waits.get(cgroup_id)
         if waits is None:
-            return 0.0, 0.0
-        return histogram.quantile(waits, 0.5), histogram.quantile(waits, 0.99)
+            return 0.0, 0.0, 0.0
+        long_ns = histogram.wait_in_waits_from(waits, QUIET_WAIT_NS)
+        return histogram.wait_quantile(waits, 0.5), histogram.wait_quantile(waits, 0.99), long_ns
 
-    def _blame(
-        self, victim: int, run_ns: int, causes: Mapping[str, int], blamed: list[dict[str, Any]]
-    ) -> tuple[Blamed, ...]:
-        waiting = 1.0 + causes["self"] / run_ns if run_ns else 1.0
+    def _blame(self, victim: int, blamed: list[dict[str, Any]]) -> tuple[Blamed, ...]:
         return tuple(
             Blamed(
                 cgroup_id=int(one["occupant_id"]),
@@ -226,24 +242,32 @@ class _Bench:
                 owner=str(one["owner"]),
                 share=float(one["share"]),
                 wait_ns=int(one["wait_ns"]),
-                standing=self._standing(victim, run_ns, waiting, one),
+                standing=self._standing(victim, one),
+                run_ns=self._run_ns(int(one["occupant_id"])),
             )
             for one in blamed[:_MOST_BLAMED]
             if float(one["share"]) >= _NAMED_SHARE
         )
 
-    def _standing(self, victim: int, run_ns: int, waiting: float, one: Mapping[str, Any]) -> Standing:
+    def _standing(self, victim: int, one: Mapping[str, Any]) -> Standing:
         occupant = int(one["occupant_id"])
-        their_run = int(self.all[occupant]["run_ns"]) if occupant in self.all else 0
         known = {"victim": self.classes.get(victim), "occupant": self.classes.get(occupant)}
         return standing(
-            run_ns=run_ns,
-            waited_ns=float(one["wait_ns"]),
-            waiting=waiting,
-            occupant_running=1.0 + self.own.get(occupant, 0) / their_run if their_run else 1.0,
+            behind_ns=float(one["wait_ns"]),
+            ahead_ns=float(self.behind.get((occupant, victim), 0)),
+            waiting=self._at_once(victim),
+            occupant_waiting=self._at_once(occupant),
             groups=self._two_groups(victim, occupant),
             classes={role: found for role, found in known.items() if found is not None},
         )
+
+    def _at_once(self, cgroup_id: int) -> float:
+        """How many of its tasks want a CPU at once where it runs, on average."""
+        run_ns = self._run_ns(cgroup_id)
+        return 1.0 + self.behind.get((cgroup_id, cgroup_id), 0) / run_ns if run_ns else 1.0
+
+    def _run_ns(self, cgroup_id: int) -> int:
+        return int(self.all[cgroup_id]["run_ns"]) if cgroup_id in self.all else 0
 
     def _two_groups(self, victim: int, occupant: int) -> tuple[list[Group], list[Group]] | None:
         ours, theirs = self.groups.get(victim), self.groups.get(occupant)
@@ -257,14 +281,16 @@ class _Bench:
         quota_ns, period_ns, throttled_ns, periods = (
             int(bit[key]) for key in ("quota_ns", "period_ns", "throttled_ns", "throttled_periods")
         )
-        # In each period that it was throttled in, it could have run that long at most: per CPU, as the kernel adds it up.
-        needed = min(quota_ns + throttled_ns / periods, self.cpus * period_ns) if periods else 0
+        # throttled_ns is per CPU, as the kernel adds it up: no more than so much longer could it have run.
+        enough = self.cpus * period_ns
+        needed = min(quota_ns + throttled_ns / periods, enough) if periods else 0
         return Quota(
             str(bit["holder"]),
             quota_ns,
             period_ns,
             throttled_ns,
             int(needed),
+            enough,
             str(bit.get("setting", "cpu.max")),
         )
 
@@ -273,7 +299,7 @@ class _Bench:
     ) -> list[tuple[float, str]]:
         waits = int(row["waits"])
         found = [
-            (1.0 - min(1.0, self.lost_share), f"{self.lost_share:.1%} of the switches were lost"),
+            (1.0 - self.lost_share, f"{self.lost_share:.1%} of the switches were lost"),
             (
                 1.0 - unknown / contended if contended else 1.0,
                 f"who held the CPU is not known for {unknown / contended if contended else 0:.0%} of the wait",
@@ -321,6 +347,8 @@ def _groups(weights: pd.DataFrame) -> dict[int, list[Group]]:
     }
 
 
-def _own_wait(cells: pd.DataFrame) -> dict[int, int]:
-    own = cells[(cells["kind"] == "cgroup") & (cells["victim_id"] == cells["occupant_id"])]
-    return dict(zip(own["victim_id"].tolist(), own["wait_ns"].tolist(), strict=True))
+def _waits_behind(cells: pd.DataFrame) -> dict[tuple[int, int], int]:
+    """(victim, occupant) -> ns."""
+    held = cells[cells["kind"] == "cgroup"]
+    pairs = zip(held["victim_id"].tolist(), held["occupant_id"].tolist(), strict=True)
+    return dict(zip(pairs, held["wait_ns"].tolist(), strict=True))

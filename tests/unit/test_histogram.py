@@ -61,6 +61,38 @@ def test_a_quantile_is_interpolated_within_its_bucket() -> None:
     assert [histogram.quantile(one_bucket, q) for q in (0, 0.25, 0.5, 1)] == [4, 5, 6, 8]
 
 
+def waits_of(values: list[int]) -> pd.DataFrame:
+    lo, hi = histogram.wait_edges()
+    counts = np.bincount(histogram.wait_slot(values), minlength=histogram.WAIT_SLOTS)
+    there = np.flatnonzero(counts)
+    return pd.DataFrame({"lo": lo[there], "hi": hi[there], "count": counts[there].astype(np.uint64)})
+
+
+@given(st.lists(st.integers(0, 2**40), min_size=1, max_size=200), st.floats(0, 1))
+def test_a_quantile_of_waits_is_within_a_sixteenth_however_they_lie_in_their_slot(
+    values: list[int], q: float
+) -> None:
+    true = sorted(values)[max(int(np.ceil(q * len(values))) - 1, 0)]
+    estimate = histogram.wait_quantile(waits_of(values), q)
+    assert abs(estimate - true) <= max(0.0625 * true, 32)
+
+
+@pytest.mark.parametrize("value", [1024, 8_388_608, 2**39])
+def test_waits_that_are_all_alike_have_one_quantile(value: int) -> None:
+    alike = waits_of([value] * 100)
+    for q in (0.01, 0.5, 0.99):
+        assert histogram.wait_quantile(alike, q) == pytest.approx(value, rel=0.0625)
+    assert np.isnan(histogram.wait_quantile(alike.head(0), 0.5))
+    assert histogram.wait_quantile(waits_of([2**50]), 0.5) == histogram.wait_edges()[0][-1]
+
+
+@given(st.lists(st.integers(0, 2**40), max_size=100))
+def test_the_time_in_long_waits_is_within_a_sixteenth(values: list[int]) -> None:
+    least = 524_288  # an edge
+    true = sum(value for value in values if value >= least)
+    assert histogram.wait_in_waits_from(waits_of(values), least) == pytest.approx(true, rel=0.0625)
+
+
 def test_merging_adds_counts_bucket_by_bucket() -> None:
     a, b = (
         histogram.from_log2(np.array([1, 2]), unit="ns"),

@@ -16,7 +16,10 @@ def test_unseen_events_count_as_lost_share_but_stand_apart() -> None:
 
 
 def test_it_survives_json_and_changes_its_mode_in_replay() -> None:
-    book = Ledger("c", "live", 10, 7, {"full": 3}, unseen=1, event="call", notes=("2 of them odd",))
+    book = Ledger(
+        "c", "live", 10, 7, {"full": 3}, unseen=1, event="call", notes=("2 of them odd",), counted={"late": 4}
+    )
+    assert book.describe().endswith("; 2 of them odd; 4 late")
     assert Ledger.from_dict(book.as_dict()) == book
     assert Ledger.from_dict(book.as_dict(), mode="replay").mode == "replay"
 

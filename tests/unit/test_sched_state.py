@@ -64,6 +64,15 @@ def test_rows_are_differences_and_those_that_stood_still_are_left_out() -> None:
     assert found.cost.ns_per_switch == 100
 
 
+def test_what_a_ledger_notes_is_told_of_the_interval_not_of_all_the_time_since_it_was_loaded() -> None:
+    words = "waits ended unseen"
+    older = replace(OLD, ledger=replace(OLD.ledger, counted={words: 100, "odd": 7}))
+    newer = replace(older, taken_ns=2 * 10**9, ledger=replace(older.ledger, counted={words: 101, "odd": 7}))
+    found = between(older, newer).ledger
+    assert found.describe().endswith(f"; 1 {words}")
+    assert Ledger.from_dict(found.as_dict()) == found
+
+
 def test_the_same_snapshot_twice_is_an_empty_interval() -> None:
     found = between(OLD, OLD)
     assert [len(getattr(found, name)) for name in ("cgroups", "cells", "histograms")] == [0, 0, 0]

@@ -1,5 +1,7 @@
 """What the numbers mean: causes, blame, fair shares, verdicts and their sentences, on snapshots made up for it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -89,39 +91,93 @@ def test_shares_are_of_the_foreign_wait_and_nobody_is_called_system_for_being_un
 
 def test_equal_groups_that_share_evenly_are_within_their_share_and_a_hog_of_the_cpu_is_not() -> None:
     groups = ([Group("/web")], [Group("/batch")])
-    even = standing(run_ns=1, waited_ns=1, waiting=1, occupant_running=1, groups=groups)
+    even = standing(behind_ns=1, ahead_ns=1, waiting=1, occupant_waiting=1, groups=groups)
     assert (even.held, even.entitled, even.within, even.exceeded) == (0.5, 0.5, True, False)
-    greedy = standing(run_ns=1, waited_ns=9, waiting=1, occupant_running=1, groups=groups)
+    greedy = standing(behind_ns=9, ahead_ns=1, waiting=1, occupant_waiting=1, groups=groups)
     assert (greedy.held, greedy.within, greedy.exceeded) == (0.9, False, True)
 
 
 def test_siblings_compete_where_their_paths_part() -> None:
     ours = [Group("/shop", 300), Group("/shop/web", 10)]
     sibling, stranger = [Group("/shop", 300), Group("/shop/db", 30)], [Group("/batch", 100)]
-    ask = {"run_ns": 1.0, "waited_ns": 1.0, "waiting": 1.0, "occupant_running": 1.0}
+    ask = {"behind_ns": 1.0, "ahead_ns": 1.0, "waiting": 1.0, "occupant_waiting": 1.0}
     assert standing(groups=(ours, sibling), **ask).entitled == 0.75  # 30 beside 10
     assert standing(groups=(ours, stranger), **ask).entitled == 0.25  # 100 beside 300
 
 
 def test_several_waiting_tasks_do_not_count_the_occupants_time_twice() -> None:
     # two tasks of one group beside a hog of equal weight: the group has half of the CPU, each of its tasks a quarter
-    found = standing(
-        run_ns=S, waited_ns=2 * S, waiting=2.0, occupant_running=1, groups=([Group("/web")], [Group("/hog")])
-    )
+    groups = ([Group("/web")], [Group("/hog")])
+    found = standing(behind_ns=2 * S, ahead_ns=S, waiting=2.0, occupant_waiting=1, groups=groups)
     assert found.held == 0.5
+    seen_by_the_hog = standing(behind_ns=S, ahead_ns=2 * S, waiting=1, occupant_waiting=2.0, groups=groups)
+    assert seen_by_the_hog.held == 0.5
+
+
+def contest(
+    victim_cells: dict[tuple[str, int], int],
+    batch_cells: dict[tuple[str, int], int],
+    *,
+    run_ns: int,
+    batch: int = S,
+) -> Verdict:
+    """``web`` (weight 100) and ``batch`` (weight 10), with what each waited for and how long each ran."""
+    table = weights().replace({"weight": {100.0: 10.0}})
+    table.loc[table["group"] == "/web", "weight"] = 100.0
+    made = snapshot(
+        ROOT,
+        Made(10, "web", victim_cells, waits=1000, run_ns=run_ns),
+        Made(11, "batch", batch_cells, waits=50, run_ns=batch),
+    )
+    return judged(made, weights=table)
+
+
+def test_a_share_is_of_the_time_in_which_both_wanted_the_cpu_not_of_all_the_time_the_victim_ran() -> None:
+    # A victim that runs for 5 s, nearly always alone, waits for 1 s behind batch, which waits for 20 ms behind it.
+    found = contest({("cgroup", 11): S}, {("cgroup", 10): 20 * MS}, run_ns=5 * S)
+    one = found.blame[0].standing
+    assert one.held == pytest.approx(1 / 1.02)
+    assert one.entitled == pytest.approx(10 / 110)
+    assert one.exceeded
+    assert "batch had the CPU 98 % of the time, although its weight gives it 9 %" in found.sentence
+    assert "over all the time" not in found.sentence  # it used 10 % of a CPU, more than it was due
+
+
+def test_what_the_victim_does_on_another_cpu_is_no_part_of_the_contest() -> None:
+    # On CPU 0 the two share evenly for 10 s; on CPU 1 the victim runs alone, for as long, or not at all.
+    for alone_ns in (0, 10 * S):
+        found = contest({("cgroup", 11): 5 * S}, {("cgroup", 10): 5 * S}, run_ns=5 * S + alone_ns)
+        assert found.blame[0].standing.held == 0.5
+
+
+def test_a_bursty_occupant_is_told_from_a_hog() -> None:
+    """The scheduler lets in who slept: a small part of the CPU, and all of it whenever both want it."""
+    table = weights()
+    made = snapshot(
+        Made(10, "web", {("cgroup", 11): S}, waits=1000, run_ns=8 * S),
+        Made(11, "burst", {("cgroup", 10): S // 9}, waits=80, run_ns=S),
+    )
+    found = judged(made, weights=table)
+    assert found.blame[0].standing.held == pytest.approx(0.9)
+    assert (
+        "burst had the CPU 90 % of the time, although its weight gives it 50 % (in short bursts: over all the time it "
+        "used 10 % of one CPU)" in found.sentence
+    )
 
 
 def test_tasks_without_groups_compete_each_for_itself_by_nice_and_class() -> None:
-    ask = {"run_ns": 1.0, "waited_ns": 1.0, "waiting": 1.0}
+    ask = {"behind_ns": 1.0, "ahead_ns": 1.0}
+    one = ask | {"waiting": 1.0, "occupant_waiting": 1.0}
     nice = {"victim": Classes(1), "occupant": Classes(1, nice=19)}
-    due = standing(occupant_running=1, groups=([], []), classes=nice, **ask).entitled
+    due = standing(groups=([], []), classes=nice, **one).entitled
     assert due == pytest.approx(15 / (1024 + 15), rel=0.05)  # weights of nice 0 and 19 in kernel/sched/core.c
-    idle = standing(occupant_running=1, groups=([], []), classes={"occupant": Classes(2, idle=2)}, **ask)
+    idle = standing(groups=([], []), classes={"occupant": Classes(2, idle=2)}, **one)
     assert idle.entitled == pytest.approx(3 / 1027, rel=0.01)
-    assert standing(occupant_running=3.0, groups=([], []), **ask).entitled == 0.75
-    realtime = standing(
-        occupant_running=1, groups=([], []), classes={"occupant": Classes(1, realtime=1)}, **ask
-    )
+    # Two tasks beside three, all alike: of five slices the three have three. While one of theirs runs, two of ours wait;
+    # while one of ours runs, three of theirs do.
+    five = standing(behind_ns=2 * 3, ahead_ns=3 * 2, waiting=2, occupant_waiting=3, groups=([], []))
+    assert (five.held, five.entitled) == (0.6, 0.6)
+    realtime = standing(groups=([], []), classes={"occupant": Classes(1, realtime=1)}, **one)
     assert (realtime.by, realtime.entitled, realtime.exceeded) == ("realtime", None, False)
 
 
@@ -178,8 +234,14 @@ def test_the_quota_that_bit_is_named_with_what_would_be_enough() -> None:
     found = judged(web({("throttled", 0): 8 * S}, run_ns=2 * S), quotas=quotas)
     assert found.quota is not None
     assert (found.quota.holder, found.quota.quota_ns, found.quota.needed_ns) == ("/pod", 20 * MS, 100 * MS)
+    assert found.quota.enough_ns == 200 * MS
     assert "the quota of /pod, 20 ms of CPU time in every 100 ms" in found.sentence
-    assert 'cpu.max "100000 100000" there would be enough' in found.sentence
+    assert (
+        'about cpu.max "100000 100000" there would have been enough on average, "200000 100000" for sure'
+        in found.sentence
+    )
+    alone = judged(web({("throttled", 0): 8 * S}, run_ns=2 * S), quotas=quotas, cpus=1)
+    assert 'cpu.max "100000 100000" there would be enough for sure' in alone.sentence
     assert "No neighbour is at fault" in found.sentence
     without = judged(web({("throttled", 0): 8 * S}, run_ns=2 * S))
     assert "a CPU quota that could not be read" in without.sentence
@@ -192,12 +254,18 @@ def weights(**more: float) -> pd.DataFrame:
 
 
 def test_the_sentence_says_whether_the_occupant_stayed_within_its_share() -> None:
-    even = judged(web({("cgroup", 11): S}), weights=weights())
+    def beside(behind_ns: int, ahead_ns: int) -> Snapshot:
+        ours = Made(10, "web", {("cgroup", 11): behind_ns}, waits=1000, run_ns=S)
+        return snapshot(
+            ROOT, ours, Made(11, "batch", {("cgroup", 10): ahead_ns}, run_ns=9 * S), Made(12, "other")
+        )
+
+    even = judged(beside(S, S), weights=weights())
     assert (
         "batch had the CPU 50 % of the time, and its weight gives it 50 %: it stayed within its share"
         in even.sentence
     )
-    greedy = judged(web({("cgroup", 11): 9 * S}), weights=weights())
+    greedy = judged(beside(9 * S, S), weights=weights())
     assert "batch had the CPU 90 % of the time, although its weight gives it 50 %" in greedy.sentence
     realtime = pd.DataFrame({"cgroup_id": [11], "tasks": [1], "realtime": [1], "idle": [0], "nice": [0]})
     fifo = judged(web({("cgroup", 11): 9 * S}), weights=weights(), classes=realtime)
@@ -253,6 +321,62 @@ def test_a_share_is_only_judged_where_the_weights_of_both_could_be_read() -> Non
         partly = judged(web({("cgroup", 11): 9 * S}), weights=known[known["cgroup_id"] != missing])
         assert partly.blame[0].standing.entitled is None
         assert "weight" not in partly.sentence
+
+
+def test_rare_long_stalls_are_not_hidden_by_many_short_waits() -> None:
+    """1,000 wakeups of 30 us a second, and one stall of 100 ms: the p99 is 30 us, and the stall is three quarters of it."""
+    buckets = {(28672, 30720): 10_000, (96_468_992, 104_857_600): 10}
+    stalls = web(
+        {("cgroup", 11): S, ("idle", 0): 10_000 * 30_000}, waits=10_010, run_ns=5 * S, buckets=buckets
+    )
+    found = judged(stalls)
+    assert found.p99_ns < 31_000
+    assert (found.verdict, found.blame[0].name) == ("noisy_neighbor", "batch")
+    assert found.confidence > 0.9
+    short = web({("cgroup", 11): S}, waits=33_000, run_ns=8 * S, buckets={(28672, 30720): 33_000})
+    assert judged(short).verdict == "quiet"  # as much time, in short pieces, and below 20 %
+
+
+def test_an_idle_cpu_that_is_slow_to_wake_up_is_nobodys_fault_and_no_peace_either() -> None:
+    slow = web({("idle", 0): 5 * S}, waits=100, run_ns=S, buckets={(48 << 20, 52 << 20): 100})
+    found = judged(slow)
+    assert found.verdict == "quiet"
+    assert found.confidence <= 0.6
+    assert "slow to wake up" in found.sentence
+    assert any("slow to wake up" in doubt for doubt in found.doubts)
+    usual = web({("idle", 0): S // 2}, waits=10_000, run_ns=S, buckets={(48 << 10, 52 << 10): 10_000})
+    assert "slow to wake up" not in judged(usual).sentence
+    assert judged(usual).confidence > 0.9
+
+
+def test_tasks_of_the_root_that_wait_for_each_other_wait_for_the_system() -> None:
+    made = snapshot(
+        Made(1, "kernel threads", {("cgroup", 1): S}, waits=1000, owner="system", run_ns=S // 10),
+        Made(10, "web", {("cgroup", 10): S}, waits=1000, run_ns=S // 10),
+    )
+    made = Snapshot(**(vars(made) | {"names": made.names.assign(cgroup=["/", "/web"])}))
+    root = judged(made, 1)
+    assert (root.verdict, root.authors["self"], root.blame) == ("system", 0, ())
+    assert "all of it for tasks of its own" in root.sentence
+    both = snapshot(
+        Made(1, "/", {("cgroup", 1): S // 2, ("cgroup", 10): S}, waits=1000, owner="system", run_ns=S // 10),
+        Made(10, "web", run_ns=S),
+    )
+    both = Snapshot(**(vars(both) | {"names": both.names.assign(cgroup=["/", "/web"])}))
+    assert judged(both, 1).verdict == "mixed"
+    assert "100 ms while web held the CPU; 50 ms for other tasks of its own" in judged(both, 1).sentence
+    little = Snapshot(**(vars(both) | {"cells": both.cells.assign(wait_ns=[S // 10, S])}))
+    assert "while web held that CPU" in judged(little, 1).sentence
+    own = judged(made)
+    assert own.verdict == "self_contended"
+    assert "wanted 0.1 CPUs at once on average and had under 0.1 CPUs" in own.sentence
+
+
+def test_what_was_seen_beyond_the_ledger_never_makes_surer() -> None:
+    made = web({("cgroup", 11): 3 * S})
+    less = Snapshot(**(vars(made) | {"ledger": replace(made.ledger, unseen=-50)}))
+    none = Snapshot(**(vars(made) | {"ledger": replace(made.ledger, unseen=0)}))
+    assert judged(less).confidence == judged(none).confidence <= 1.0
 
 
 def test_close_calls_are_less_sure() -> None:
