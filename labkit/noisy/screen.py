@@ -1,7 +1,7 @@
 """An answer for people: a table that fits 80 columns, a bar of causes for each cgroup, and sentences.
 
 Names are other people's: they are put into :class:`rich.text.Text` (no markup is read from them) through
-:func:`labkit.text.plain`. Causes differ by shape as well as by colour (Okabe and Ito's).
+:func:`labkit.text.plain`.
 """
 
 from __future__ import annotations
@@ -9,25 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from labkit import text
 from labkit.noisy.answer import Answer
-from labkit.sched.cause import CAUSES
-from labkit.sched.sentence import BLIND, per_second, story
+from labkit.noisy.columns import COLOURS, WIDE, bar, bar_width, marks, table
+from labkit.sched.sentence import BLIND, story
 from labkit.sched.verdict import Verdict
 
-__all__ = ["WIDE", "bar", "render"]
+__all__ = ["render"]
 
-#: From so many columns on there is room for paths and sentences beside each cgroup.
-WIDE = 140
-_SHAPES = dict(zip(CAUSES, "█▓▒·≡?", strict=True))
-_LETTERS = dict(zip(CAUSES, "FST.H?", strict=True))
-_COLOURS = dict(zip(CAUSES, ("#d55e00", "#56b4e9", "#e69f00", "grey50", "#cc79a7", "white"), strict=True))
 _MEANING = {
     "foreign": "others had the CPU",
     "self": "its own tasks had",
@@ -36,28 +29,7 @@ _MEANING = {
     "steal": "hypervisor, interrupts",
     "unknown": "unknown",
 }
-_VERDICT_STYLE = {"quiet": "dim", "noisy_neighbor": "bold #d55e00", "system": "bold #cc79a7", "mixed": "bold"}
 _STORIES = 3
-
-
-def bar(verdict: Verdict, width: int, *, shapes: bool = True) -> Text:
-    """The cgroup's wait by cause, ``width`` characters in all; a cause that is there at all has one.
-
-    :param shapes: block characters; letters where the terminal has none.
-    """
-    if not verdict.wait_ns:
-        return Text(" " * width)
-    cells = {cause: width * ns / verdict.wait_ns for cause, ns in verdict.causes.items() if ns}
-    whole = {cause: max(1, int(part)) if part >= 0.25 else 0 for cause, part in cells.items()}
-    while sum(whole.values()) > width:
-        whole[max(whole, key=lambda cause: (whole[cause], cause))] -= 1
-    while sum(whole.values()) < width:
-        whole[max(whole, key=lambda cause: cells[cause] - whole[cause])] += 1
-    marks = _SHAPES if shapes else _LETTERS
-    found = Text()
-    for cause, count in whole.items():
-        found.append(marks[cause] * count, style=_COLOURS[cause])
-    return found
 
 
 def render(
@@ -79,13 +51,13 @@ def render(
     page.left -= 2 + (answer.asked > 1)  # the table's own head, one row, and a line that counts the others
     foot = page.fitting(_foot(answer))
     told = page.fitting(stories[:1])
-    legend = page.fitting([Group(Text(), _legend(shown, shapes))])
+    legend = page.fitting([Group(Text(), _legend(shown, console.width, shapes))])
     shown = shown[: 1 + page.rows(len(shown) - 1, answer.asked - 1)]
     told += page.fitting(stories[1:] if told else [])
     blind = page.fitting([Text(BLIND, style="dim")])
     if legend:
-        legend = [Text(), _legend(shown, shapes)]
-    parts = [*head, _table(shown, console.width, shapes)]
+        legend = [Text(), _legend(shown, console.width, shapes)]
+    parts = [*head, table(shown, console.width, shapes)]
     if answer.asked > len(shown):
         parts.append(Text(f"and {answer.asked - len(shown):,} more that waited less", style="dim"))
     if not shown:
@@ -133,42 +105,6 @@ def _head(answer: Answer) -> Text:
     return head
 
 
-def _table(shown: Iterable[Verdict], width: int, shapes: bool) -> Table:
-    name, cells = (34, 24) if width >= WIDE else (18, 10)
-    overflow: Literal["ellipsis", "crop"] = "ellipsis" if shapes else "crop"
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim", pad_edge=False)
-    columns = {"cgroup": name, "wait/s": 7, "p99": 7, "cause": cells, "verdict": 14, "sure": 4}
-    for title, wide in columns.items():
-        side: Literal["left", "right"] = "right" if title in ("wait/s", "p99", "sure") else "left"
-        table.add_column(title, justify=side, no_wrap=True, overflow=overflow, width=wide)
-    rest = max(8, width - sum(columns.values()) - len(columns))
-    table.add_column("because of", no_wrap=True, overflow=overflow, width=rest)
-    for verdict in shown:
-        table.add_row(
-            Text(text.plain(verdict.name)),
-            per_second(verdict.wait_ns, verdict.seconds),
-            per_second(verdict.p99_ns, 1.0),
-            bar(verdict, cells, shapes=shapes),
-            Text(verdict.verdict, style=_VERDICT_STYLE.get(verdict.verdict, "bold #e69f00")),
-            f"{100 * verdict.confidence:.0f}%",
-            _because(verdict),
-        )
-    return table
-
-
-def _because(verdict: Verdict) -> Text:
-    if verdict.verdict == "self_contended":
-        return Text("its own tasks")
-    reasons = []
-    if verdict.quota is not None:
-        own = verdict.quota.holder == verdict.cgroup
-        reasons.append("its quota" if own else f"quota of {text.plain(verdict.quota.holder or '?')}")
-    reasons += [f"{text.plain(one.name)} {100 * one.share:.0f}%" for one in verdict.blame[:3]]
-    if verdict.verdict == "system" and not reasons:
-        reasons.append("hypervisor, interrupts")
-    return Text(", ".join(reasons))
-
-
 def _stories(shown: Iterable[Verdict], *, wide: bool) -> list[RenderableType]:
     """The sentences of those that do not just wait a little; of the first one if all are quiet."""
     loud = [verdict for verdict in shown if verdict.verdict != "quiet"][: 2 * _STORIES if wide else _STORIES]
@@ -184,12 +120,13 @@ def _stories(shown: Iterable[Verdict], *, wide: bool) -> list[RenderableType]:
     return stories
 
 
-def _legend(shown: Iterable[Verdict], shapes: bool) -> Text:
-    marks = _SHAPES if shapes else _LETTERS
-    there = [cause for cause in CAUSES if any(verdict.causes[cause] for verdict in shown)]
+def _legend(shown: Iterable[Verdict], width: int, shapes: bool) -> Text:
+    """What the marks mean that are in the bars; a cause too small for a mark needs none."""
+    drawn = "".join(bar(verdict, bar_width(width), shapes=shapes).plain for verdict in shown)
+    there = [(cause, mark) for cause, mark in marks(shapes).items() if mark in drawn]
     legend = Text()
-    for cause in there:
-        legend.append(marks[cause], style=_COLOURS[cause])
+    for cause, mark in there:
+        legend.append(mark, style=COLOURS[cause])
         legend.append(f" {cause} ({_MEANING[cause]})  " if len(there) < 4 else f" {cause}  ", style="dim")
     return legend
 

@@ -19,8 +19,9 @@ from labkit.kernel.cgroup import Level
 from labkit.noisy import archive, witnesses
 from labkit.noisy.answer import Answer
 from labkit.noisy.archive import Recording
+from labkit.noisy.columns import bar
 from labkit.noisy.command import noisy_command
-from labkit.noisy.screen import bar, render
+from labkit.noisy.screen import render
 from labkit.noisy.select import Selection
 from labkit.noisy.witnesses import Evidence, Reading, Task, evidence
 from labkit.sched.cause import CAUSES
