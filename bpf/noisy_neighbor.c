@@ -11,6 +11,7 @@
  * on_demand: [wakeup]
  * types:
  *   - task_struct.sched_info
+ *   - sched_info.pcount
  *   - sched_info.run_delay
  *   - sched_info.last_arrival
  *   - sched_info.last_queued
@@ -40,7 +41,7 @@
  * params:
  *   cpus: {type: u32, default: 64, help: "highest CPU number that can be, plus 1"}
  *   cgroups: {type: u32, default: 1024, help: "cgroups that can be told apart at one time"}
- *   tasks: {type: u32, default: 65536, help: "tasks remembered between two of their switches, a power of two"}
+ *   tasks: {type: u32, default: 65536, help: "places for tasks between two of their switches, a power of two"}
  *   shards: {type: u32, default: 64, help: "copies of the sums, one per CPU where memory allows; a power of two"}
  *   atomic: {type: bool, default: 0, help: "CPUs share a copy: add atomically"}
  *   dense: {type: u32, default: 64, help: "the first so many cgroups have their pairs in a table, a power of two"}
@@ -68,6 +69,8 @@
  *     cgroups_full: "times a new cgroup found no place and counts as unknown"
  *     cells_full: "times a pair found no place and counts as unknown"
  *     beyond_log: "waits reached back beyond what is remembered of their CPU"
+ *     slots_full: "times a cgroup found no total of its own on a CPU: in long waits there it counts as unknown"
+ *     evicted: "times a task's place went to another: if it was moved or throttled in its next wait, that part is not told apart"
  * license: GPL-2.0-only
  */
 #include "lk.h"
@@ -80,21 +83,27 @@
 
 #define LK_IDLE 0    /* index of nobody: the CPU idles */
 #define LK_UNKNOWN 1 /* index of every cgroup that found no place */
-#define LK_LOG 16          /* changes of occupant remembered one by one, per CPU */
-#define LK_CHECKPOINTS 128 /* beyond: running totals after every 16 changes */
-#define LK_SLOTS 32        /* occupants with a total of their own, per CPU */
-#define LK_STEAL_SLOT 30   /* time that was nobody's: taken by the hypervisor or by interrupts */
-#define LK_OTHER_SLOT 31   /* occupants that found their slot taken */
-#define LK_SLOT_REST_NS 4000000000ULL /* a slot unused for so long may pass to another cgroup */
+#define LK_LOG 1024     /* changes of occupant remembered one by one, per CPU */
+#define LK_STEP 16      /* a wait of up to 16 changes is laid over them; for longer ones running totals are noted every 16, */
+#define LK_NEAR 64      /* as far as the log reaches: exact, as the log has what lies between two of them; */
+#define LK_FAR_STEP 1024
+#define LK_FAR 32       /* and every 1024 changes: in proportion between two of them */
+#define LK_NOW (LK_NEAR + LK_FAR) /* place of the totals themselves */
+#define LK_SLOTS 64        /* occupants with a running total of their own, per CPU */
+#define LK_WAYS 4          /* slots that one cgroup may have */
+#define LK_SETS 15
+#define LK_FIRST_SLOT 2    /* 0 is idle's */
+#define LK_STEAL_SLOT 62   /* time that was nobody's: taken by the hypervisor or by interrupts */
+#define LK_OTHER_SLOT 63   /* occupants that found their slots taken */
+#define LK_SLOT_REST_NS 250000000ULL /* a slot unused for so long may pass to another cgroup */
 #define LK_REMEMBERED 512
 #define LK_WAIT_SLOTS 256
 #define LK_CHECK_EVERY 64 /* switches between two looks at rq->nr_switches */
 
 struct lk_interval {
     u64 start_ns;
-    u64 stolen_ns; /* the CPU's account of stolen time at the start */
     u32 occupant;
-    u32 unused;
+    u32 stolen_ns; /* of it, taken by the hypervisor or by interrupts */
 };
 
 struct lk_checkpoint {
@@ -102,35 +111,62 @@ struct lk_checkpoint {
     u64 held_ns[LK_SLOTS];
 };
 
+/* A stretch of a CPU's time, seen from its end. */
+struct lk_stretch {
+    u64 start_ns;
+    u64 end_ns;
+    u64 stolen_ns;
+    u64 place; /* how many changes lie before it */
+    u32 occupant;
+    u32 unused;
+};
+
+/* Which of the noted totals a wait is counted from. */
+struct lk_base {
+    u64 left_ns;  /* of the wait, what is to be charged by them */
+    u64 fraction; /* of what came until the next ones, so much is from before the wait; in 1/4096 */
+    u32 place;
+    u32 next; /* the place of the next ones */
+};
+
 struct lk_cpu {
     u64 rq;
     u64 idle;
     u64 task; /* who we think is on the CPU */
     u64 start_ns;
-    u64 stolen_ns;
+    u64 stolen_ns;         /* rq->clock less rq->clock_task at the start */
+    u64 settled_ns;        /* up to here its time is in the totals, */
+    u64 settled_stolen_ns; /* with what was stolen up to here */
     u64 first_nr_switches;
     u64 calls;
     u64 made_up; /* switches that we were not called for and know all the same */
     u64 unseen;
     u32 occupant;
     u32 slot;
-    u32 changes;
-    u32 checkpoints;
+    u64 changes;
     u32 owner[LK_SLOTS];
-    u64 taken_ns[LK_SLOTS]; /* since when the owner has its slot */
     u64 last_ns[LK_SLOTS];
-    u64 held_ns[LK_SLOTS];
+    u64 before_ns[LK_SLOTS]; /* of its total, what is not the owner's */
+    struct lk_stretch at; /* while a wait is charged: here, as a BPF program's stack is small */
+    struct lk_base base;
+    u64 number; /* see forgotten() */
     struct lk_interval log[LK_LOG];
-    struct lk_checkpoint checkpoint[LK_CHECKPOINTS];
+    struct lk_checkpoint totals[LK_NOW + 1];
 };
 
 struct lk_task {
-    u64 task; /* whose: a slot serves whichever task came last */
+    u64 task; /* whose: a place serves one task after another */
     u64 run_delay_ns;
+    u64 noted_ns;          /* when it had that run_delay */
     u64 out_ns;            /* when it last left the CPU while runnable */
     u64 throttle_clock_ns; /* its run queue's throttle clock then */
     u64 carried_ns;        /* what it waited on other CPUs before it was moved here */
-    u64 throttled;         /* the two above are meant */
+    u64 throttled;         /* out_ns and throttle_clock_ns are meant */
+};
+
+/* Tasks whose addresses lead to the same place. */
+struct lk_tasks {
+    struct lk_task way[2];
 };
 
 struct lk_cgroup {
@@ -170,7 +206,8 @@ struct lk_noisy_ledger {
     u64 cgroups_full;
     u64 cells_full;
     u64 beyond_log;
-    u64 evicted; /* a task's slot went to another task */
+    u64 slots_full;
+    u64 evicted;
     u64 migrations;
 };
 
@@ -185,7 +222,7 @@ BPF_F_TABLE("array", u32, struct lk_cgroup, cgroups, LK_PARAM_CGROUPS * LK_PARAM
 BPF_F_TABLE("array", u32, struct lk_cell, pairs, LK_PARAM_DENSE * LK_PARAM_DENSE * LK_PARAM_DENSE_SHARDS, LK_MMAPABLE);
 BPF_HASH(cells, u64, struct lk_cell, LK_PARAM_CELLS);
 BPF_ARRAY(cpus, struct lk_cpu, LK_PARAM_CPUS);
-BPF_ARRAY(tasks, struct lk_task, LK_PARAM_TASKS);
+BPF_ARRAY(tasks, struct lk_tasks, LK_PARAM_TASKS / 2);
 BPF_PERCPU_ARRAY(ledger, struct lk_noisy_ledger, 1);
 
 /* Copy a kernel object's bytes: for pointers that were kept in a map, and for several fields at once. */
@@ -361,144 +398,240 @@ static __always_inline void charge_piece(struct lk_waiter *waiter, u32 occupant,
 
 /* -- the log of a CPU ----------------------------------------------------------------------------------------------- */
 
-static __always_inline u32 slot_for(struct lk_cpu *cpu, u32 occupant, u64 now)
+static __always_inline u32 slot_for(struct lk_cpu *cpu, u32 occupant, u64 now, struct lk_noisy_ledger *book)
 {
-    u32 slot;
+    u32 first, slot, rested = LK_OTHER_SLOT, way;
 
     if (occupant == LK_IDLE)
         return 0;
     if (occupant == LK_UNKNOWN)
         return LK_OTHER_SLOT;
-    slot = 1 + occupant % (LK_STEAL_SLOT - 1);
-    asm volatile("" : "+r"(slot)); /* or clang drops the mask that the verifier needs to see */
-    slot &= LK_SLOTS - 1;
-    if (cpu->owner[slot] == occupant)
-        return slot;
-    if (cpu->owner[slot] && now - cpu->last_ns[slot] < LK_SLOT_REST_NS)
+    first = LK_FIRST_SLOT + occupant % LK_SETS * LK_WAYS;
+#pragma unroll
+    for (way = 0; way < LK_WAYS; way++) {
+        slot = first + way;
+        asm volatile("" : "+r"(slot)); /* or clang drops the mask that the verifier needs to see */
+        slot &= LK_SLOTS - 1;
+        if (cpu->owner[slot] == occupant)
+            return slot;
+        if (!cpu->owner[slot] || now - cpu->last_ns[slot] >= LK_SLOT_REST_NS)
+            rested = slot;
+    }
+    if (rested == LK_OTHER_SLOT) {
+        book->slots_full++;
         return LK_OTHER_SLOT;
-    cpu->owner[slot] = occupant;
-    cpu->taken_ns[slot] = now;
-    return slot;
+    }
+    asm volatile("" : "+r"(rested));
+    rested &= LK_SLOTS - 1;
+    cpu->owner[rested] = occupant;
+    cpu->before_ns[rested] = cpu->totals[LK_NOW].held_ns[rested];
+    return rested;
+}
+
+static __always_inline void note_totals(struct lk_cpu *cpu, u64 place, u64 now)
+{
+    struct lk_checkpoint *point = &cpu->totals[place];
+    u32 i;
+
+    point->time_ns = now;
+#pragma nounroll
+    for (i = 0; i < LK_SLOTS; i++)
+        point->held_ns[i] = cpu->totals[LK_NOW].held_ns[i];
+}
+
+/* Totals are noted before the first change, and after every so many: number k after k * step of them. */
+static __always_inline void note_all_totals(struct lk_cpu *cpu, u64 now)
+{
+    if (cpu->changes & (LK_STEP - 1))
+        return;
+    note_totals(cpu, cpu->changes / LK_STEP & (LK_NEAR - 1), now);
+    if (!(cpu->changes & (LK_FAR_STEP - 1)))
+        note_totals(cpu, LK_NEAR + (cpu->changes / LK_FAR_STEP & (LK_FAR - 1)), now);
+}
+
+/* Bring the totals up to now. */
+static __always_inline void settle(struct lk_cpu *cpu, u64 now, u64 stolen)
+{
+    u64 held = now - cpu->settled_ns, lost = stolen - cpu->settled_stolen_ns;
+    struct lk_checkpoint *totals = &cpu->totals[LK_NOW];
+
+    if (lost > held)
+        lost = held;
+    totals->held_ns[cpu->slot & (LK_SLOTS - 1)] += held - lost;
+    totals->held_ns[LK_STEAL_SLOT] += lost;
+    cpu->settled_ns = now;
+    cpu->settled_stolen_ns = stolen;
 }
 
 /* Another cgroup gets the CPU, or it idles. */
-static __always_inline void change(struct lk_cpu *cpu, u32 occupant, u64 now, u64 stolen)
+static __always_inline void change(struct lk_cpu *cpu, u32 occupant, u64 now, u64 stolen, struct lk_noisy_ledger *book)
 {
-    u32 place = cpu->changes++ & (LK_LOG - 1), slot = cpu->slot & (LK_SLOTS - 1), i;
+    struct lk_interval *entry = &cpu->log[cpu->changes & (LK_LOG - 1)];
     u64 held = now - cpu->start_ns, lost = stolen - cpu->stolen_ns;
-    struct lk_interval *entry = &cpu->log[place];
-    struct lk_checkpoint *point;
     struct lk_cgroup *sums;
 
-    entry->start_ns = cpu->start_ns;
-    entry->stolen_ns = cpu->stolen_ns;
-    entry->occupant = cpu->occupant;
+    settle(cpu, now, stolen);
     if (lost > held)
         lost = held;
+    entry->start_ns = cpu->start_ns;
+    entry->occupant = cpu->occupant;
+    entry->stolen_ns = lost > 0xFFFFFFFF ? 0xFFFFFFFF : lost;
     held -= lost;
-    cpu->held_ns[slot] += held;
-    cpu->held_ns[LK_STEAL_SLOT] += lost;
-    cpu->last_ns[slot] = now;
+    cpu->last_ns[cpu->slot & (LK_SLOTS - 1)] = now;
     if (cpu->occupant != LK_IDLE) {
         sums = sums_of(cpu->occupant);
         if (sums)
             LK_ADD(sums->run_ns, held);
     }
-    if (place == LK_LOG - 1) {
-        point = &cpu->checkpoint[cpu->checkpoints++ & (LK_CHECKPOINTS - 1)];
-        point->time_ns = now;
-#pragma unroll
-        for (i = 0; i < LK_SLOTS; i++)
-            point->held_ns[i] = cpu->held_ns[i];
-    }
+    cpu->changes++;
+    note_all_totals(cpu, now);
     cpu->start_ns = now;
     cpu->stolen_ns = stolen;
     cpu->occupant = occupant;
-    cpu->slot = slot_for(cpu, occupant, now);
+    cpu->slot = slot_for(cpu, occupant, now, book);
 }
 
-/* Charge [since, now) by the log. What lies before the first entry is unknown. */
-static __always_inline void charge_by_log(struct lk_cpu *cpu, struct lk_waiter *waiter, u64 since, u64 now, u64 stolen)
+/* Charge what lies between `since` and the end of the stretch, going back from it through the log. */
+static __always_inline void charge_by_log(struct lk_cpu *cpu, struct lk_waiter *waiter, u64 since)
 {
-    u64 end = now, end_stolen = stolen, start = cpu->start_ns, start_stolen = cpu->stolen_ns, from;
-    u32 place = cpu->changes, occupant = cpu->occupant, i;
+    struct lk_stretch *at = &cpu->at;
     struct lk_interval *entry;
+    u64 from;
+    u32 i;
 
-    for (i = 0; i <= LK_LOG; i++) {
-        from = start > since ? start : since;
-        if (end > from)
-            charge_piece(waiter, occupant, end - from, end - start, end_stolen - start_stolen);
-        end = from;
-        if (start <= since || i == LK_LOG)
+    for (i = 0; i <= LK_STEP; i++) {
+        from = at->start_ns > since ? at->start_ns : since;
+        if (at->end_ns > from)
+            charge_piece(waiter, at->occupant, at->end_ns - from, at->end_ns - at->start_ns, at->stolen_ns);
+        at->end_ns = from;
+        if (at->start_ns <= since || i == LK_STEP)
             break;
-        end_stolen = start_stolen;
-        place--;
-        entry = &cpu->log[place & (LK_LOG - 1)];
+        at->place--;
+        entry = &cpu->log[at->place & (LK_LOG - 1)];
         if (!entry->start_ns)
             break;
-        start = entry->start_ns;
-        start_stolen = entry->stolen_ns;
-        occupant = entry->occupant;
+        at->start_ns = entry->start_ns;
+        at->stolen_ns = entry->stolen_ns;
+        at->occupant = entry->occupant;
     }
-    if (end > since) {
+    if (at->end_ns > since) { /* before the first look at this CPU */
         waiter->book->beyond_log++;
-        LK_ADD(waiter->sums->unknown_ns, end - since);
+        LK_ADD(waiter->sums->unknown_ns, at->end_ns - since);
     }
 }
 
-/* Charge [since, now) by the running totals, with the first piece in proportion. */
-static __always_inline void charge_by_totals(struct lk_cpu *cpu, struct lk_waiter *waiter, u64 since, u64 now, u64 stolen)
+/* The same number, but the verifier forgets what it knows of it: else it follows each possible value to the end. */
+static __always_inline u64 forgotten(struct lk_cpu *cpu, u64 number)
 {
-    u32 count = cpu->checkpoints, oldest = count > LK_CHECKPOINTS ? count - LK_CHECKPOINTS : 0, found = 0, i;
-    u64 left = now - since, fraction = 0, total, before, ns, open = now - cpu->start_ns, lost = stolen - cpu->stolen_ns;
-    struct lk_checkpoint *point, *following;
-    bool last;
+    *(volatile u64 *)&cpu->number = number;
+    return *(volatile u64 *)&cpu->number;
+}
+
+/* The last totals, of `many` kept, that were noted at `since` or before it; else the oldest. Returns their number. */
+static __always_inline u64 last_before(struct lk_cpu *cpu, u64 since, u64 newest, u32 offset, u32 many)
+{
+    u64 number = newest >= many ? newest - many + 1 : 0;
+    u32 step, place;
 
 #pragma unroll
-    for (i = LK_CHECKPOINTS / 2; i > 0; i >>= 1)
-        if (found + i < count - oldest && cpu->checkpoint[(oldest + found + i) & (LK_CHECKPOINTS - 1)].time_ns <= since)
-            found += i;
-    point = &cpu->checkpoint[(oldest + found) & (LK_CHECKPOINTS - 1)];
-    following = &cpu->checkpoint[(oldest + found + 1) & (LK_CHECKPOINTS - 1)];
-    last = oldest + found + 1 >= count;
-    if (point->time_ns > since) {
-        waiter->book->beyond_log++;
-        LK_ADD(waiter->sums->unknown_ns, point->time_ns - since);
-        left -= point->time_ns - since;
-    } else {
-        total = (last ? now : following->time_ns) - point->time_ns;
-        fraction = total ? ((since - point->time_ns) << 12) / total : 0;
+    for (step = many / 2; step > 0; step >>= 1) {
+        place = offset + ((number + step) & (many - 1));
+        if (number + step <= newest && cpu->totals[place].time_ns <= since)
+            number += step;
     }
-    if (lost > open)
-        lost = open;
+    return forgotten(cpu, number);
+}
+
+/* Charge what the running totals have grown by since they were noted. */
+static __always_inline void charge_by_totals(struct lk_cpu *cpu, struct lk_waiter *waiter)
+{
+    struct lk_checkpoint *base, *next, *totals = &cpu->totals[LK_NOW];
+    u64 left = cpu->base.left_ns, fraction = cpu->base.fraction, ns, own;
+    u32 place = cpu->base.place, following = cpu->base.next, i;
+
+    if (place > LK_NOW || following > LK_NOW)
+        return;
+    base = &cpu->totals[place];
+    next = &cpu->totals[following];
     for (i = 0; i < LK_SLOTS; i++) {
-        total = cpu->held_ns[i];
-        if (i == (cpu->slot & (LK_SLOTS - 1)))
-            total += open - lost;
-        if (i == LK_STEAL_SLOT)
-            total += lost;
-        before = point->held_ns[i];
-        ns = total - before - ((((last ? total : following->held_ns[i]) - before) * fraction) >> 12);
+        ns = totals->held_ns[i] - base->held_ns[i] - (((next->held_ns[i] - base->held_ns[i]) * fraction) >> 12);
         if (ns > left)
             ns = left;
         if (!ns)
             continue;
         left -= ns;
-        if (i == LK_STEAL_SLOT)
+        if (i == LK_STEAL_SLOT) {
             LK_ADD(waiter->sums->steal_ns, ns);
-        else if (i == LK_OTHER_SLOT || cpu->taken_ns[i] > since)
-            LK_ADD(waiter->sums->unknown_ns, ns);
-        else
-            charge(waiter, cpu->owner[i], ns);
+            continue;
+        }
+        own = i == LK_OTHER_SLOT ? 0 : totals->held_ns[i] - cpu->before_ns[i];
+        if (own < ns) {
+            LK_ADD(waiter->sums->unknown_ns, ns - own);
+            ns = own;
+        }
+        charge(waiter, cpu->owner[i], ns);
     }
-    if (left) /* rounding, of the first piece only */
-        LK_ADD(waiter->sums->unknown_ns, left);
+    LK_ADD(waiter->sums->unknown_ns, left); /* rounding */
 }
 
-/* The wait of [since, now) on this CPU, of which the first part went by under the victim's own quota. */
-static __always_inline void charge_wait(struct lk_cpu *cpu, struct lk_waiter *waiter, u64 since, u64 now, u64 stolen,
-                                        u64 throttled_ns)
+/*
+ * A wait of more changes than are walked through: from the first totals noted in it up to now by the totals, and what lies
+ * before them by the log. If the log does not reach so far, by the totals alone, the first part of them in proportion.
+ */
+static __always_inline void charge_long_wait(struct lk_cpu *cpu, struct lk_waiter *waiter, u64 since, u64 now, u64 stolen)
 {
+    struct lk_stretch *at = &cpu->at;
+    struct lk_base *base = &cpu->base;
+    u64 newest = cpu->changes / LK_STEP, number = last_before(cpu, since, newest, 0, LK_NEAR), noted, span;
+
+    settle(cpu, now, stolen);
+    base->next = LK_NOW;
+    base->fraction = 0;
+    base->place = number & (LK_NEAR - 1);
+    noted = cpu->totals[base->place].time_ns;
+    if (noted <= since || !number) {
+        if (noted < since) {
+            number++;
+            base->place = number & (LK_NEAR - 1);
+            noted = cpu->totals[base->place].time_ns;
+        }
+        at->start_ns = noted;
+        at->end_ns = noted;
+        at->place = number * LK_STEP;
+        base->left_ns = now - noted;
+    } else {
+        at->start_ns = since;
+        at->end_ns = since;
+        newest = cpu->changes / LK_FAR_STEP;
+        number = last_before(cpu, since, newest, LK_NEAR, LK_FAR);
+        base->place = LK_NEAR + (number & (LK_FAR - 1));
+        base->left_ns = now - since;
+        noted = cpu->totals[base->place].time_ns;
+        if (noted > since) {
+            waiter->book->beyond_log++;
+            LK_ADD(waiter->sums->unknown_ns, noted - since);
+            base->left_ns = now - noted;
+        } else {
+            span = now - noted;
+            if (number < newest) {
+                base->next = LK_NEAR + ((number + 1) & (LK_FAR - 1));
+                span = cpu->totals[base->next].time_ns - noted;
+            }
+            base->fraction = span ? ((since - noted) << 12) / span : 0;
+        }
+    }
+    charge_by_totals(cpu, waiter);
+}
+
+/*
+ * The wait of [since, now) on this CPU, of which the first part went by under the victim's own quota. With `any_length`
+ * false, what lies more than a few changes back is unknown: where long waits are not to be expected, the verifier is spared
+ * the code for them.
+ */
+static __always_inline void charge_wait(struct lk_cpu *cpu, struct lk_waiter *waiter, u64 since, u64 now, u64 stolen,
+                                        u64 throttled_ns, bool any_length)
+{
+    struct lk_stretch *at = &cpu->at;
     u64 wait_ns = now - since;
 
     LK_ADD(waiter->sums->wait_ns, wait_ns);
@@ -508,13 +641,18 @@ static __always_inline void charge_wait(struct lk_cpu *cpu, struct lk_waiter *wa
         LK_ADD(waiter->sums->throttled_ns, throttled_ns);
         since += throttled_ns;
     }
+    since = forgotten(cpu, since);
     if (since >= now)
         return;
-    if (since >= cpu->start_ns || cpu->changes < LK_LOG || !cpu->checkpoints ||
-        cpu->log[cpu->changes & (LK_LOG - 1)].start_ns <= since)
-        charge_by_log(cpu, waiter, since, now, stolen);
-    else
-        charge_by_totals(cpu, waiter, since, now, stolen);
+    at->start_ns = cpu->start_ns;
+    at->end_ns = now;
+    at->stolen_ns = stolen - cpu->stolen_ns;
+    at->place = cpu->changes;
+    at->occupant = cpu->occupant;
+    if (any_length && cpu->changes >= LK_STEP &&
+        cpu->log[(cpu->changes - LK_STEP) & (LK_LOG - 1)].start_ns > since)
+        charge_long_wait(cpu, waiter, since, now, stolen);
+    charge_by_log(cpu, waiter, since);
 }
 
 /* -- quotas --------------------------------------------------------------------------------------------------------- */
@@ -579,23 +717,83 @@ static __always_inline u64 throttled_part(struct lk_task *state, struct task_str
 
 /* -- tasks ---------------------------------------------------------------------------------------------------------- */
 
-static __always_inline struct lk_task *slot_of(struct task_struct *task)
+/* Run queues' clocks may be apart by so much between two CPUs. */
+#define LK_CLOCKS_APART_NS 1000000
+
+static __always_inline struct lk_tasks *places_of(struct task_struct *task)
 {
     u64 address = (u64)task;
-    int place = ((address >> 6) * 0x9E3779B97F4A7C15ULL >> 32) & (LK_PARAM_TASKS - 1);
+    int place = ((address >> 6) * 0x9E3779B97F4A7C15ULL >> 32) & (LK_PARAM_TASKS / 2 - 1);
 
     return tasks.lookup(&place);
 }
 
-static __always_inline void adopt(struct lk_task *state, struct task_struct *task, u64 run_delay_ns,
-                                  struct lk_noisy_ledger *book)
+static __always_inline struct lk_task *way_of(struct lk_tasks *places, u64 way)
 {
+    asm volatile("" : "+r"(way)); /* one pointer for the verifier to follow, not two */
+    return &places->way[way & 1];
+}
+
+/* What is remembered of a task; NULL if nothing is. */
+static __always_inline struct lk_task *recall(struct task_struct *task)
+{
+    struct lk_tasks *places = places_of(task);
+    struct lk_task *state;
+
+    if (!places)
+        return NULL;
+    state = way_of(places, places->way[1].task == (u64)task);
+    if (state->task != (u64)task)
+        state = NULL;
+    asm volatile("" : "+r"(state)); /* or clang asks the same question again, where the verifier cannot know the answer */
+    return state;
+}
+
+/* Remember a task, in place of the one that was seen longest ago. */
+static __always_inline struct lk_task *adopt(struct task_struct *task, u64 run_delay_ns, u64 now,
+                                             struct lk_noisy_ledger *book)
+{
+    struct lk_tasks *places = places_of(task);
+    struct lk_task *state;
+
+    if (!places)
+        return NULL;
+    state = way_of(places, places->way[1].noted_ns < places->way[0].noted_ns);
     if (state->task && state->task != (u64)task)
         book->evicted++;
     state->task = (u64)task;
     state->run_delay_ns = run_delay_ns;
+    state->noted_ns = now;
     state->carried_ns = 0;
     state->throttled = 0;
+    return state;
+}
+
+/* The task has ended: its place is free, and who comes to the same address is another. */
+static __always_inline void forget(struct task_struct *task)
+{
+    struct lk_task *state = recall(task);
+
+    if (!state)
+        return;
+    state->task = 0;
+    state->noted_ns = 0;
+}
+
+/*
+ * What run_delay grew by since it was noted. More than the time that went by is another task's, at the same address: then
+ * the note is made anew.
+ */
+static __always_inline u64 grown(struct lk_task *state, u64 run_delay_ns, u64 now)
+{
+    u64 by = run_delay_ns - state->run_delay_ns, since = now > state->noted_ns ? now - state->noted_ns : 0;
+
+    if (run_delay_ns >= state->run_delay_ns && by <= since + LK_CLOCKS_APART_NS)
+        return by;
+    state->run_delay_ns = run_delay_ns;
+    state->carried_ns = 0;
+    state->throttled = 0;
+    return 0;
 }
 
 /* The wait is over; what came of it before a migration belongs to it. */
@@ -615,16 +813,26 @@ struct lk_clocks {
     u64 stolen; /* grows by the time that interrupts and the hypervisor took */
 };
 
-/* rq->clock, and how far clock_task has fallen behind it: one read, as they lie close together. */
-#define LK_CLOCK_SPAN (__builtin_offsetof(struct rq, clock_task) - __builtin_offsetof(struct rq, clock))
+/* rq->clock, and how far clock_task has fallen behind it. One read where they lie close together, in whichever order. */
+#define LK_CLOCK_AT __builtin_offsetof(struct rq, clock)
+#define LK_CLOCK_TASK_AT __builtin_offsetof(struct rq, clock_task)
+#define LK_CLOCKS_AT (LK_CLOCK_AT < LK_CLOCK_TASK_AT ? LK_CLOCK_AT : LK_CLOCK_TASK_AT)
+#define LK_CLOCKS_WORDS ((LK_CLOCK_AT + LK_CLOCK_TASK_AT - 2 * LK_CLOCKS_AT) / 8 + 1)
+#define LK_CLOCKS_CLOSE (LK_CLOCKS_WORDS <= 16)
 
 static __always_inline void read_clocks(struct rq *rq, struct lk_clocks *clocks)
 {
-    u64 words[LK_CLOCK_SPAN / 8 + 1] = {};
+    u64 words[LK_CLOCKS_CLOSE ? LK_CLOCKS_WORDS : 1] = {}, task = 0;
 
-    LK_READ(words, &rq->clock);
-    clocks->now = words[0];
-    clocks->stolen = words[0] - words[LK_CLOCK_SPAN / 8];
+    if (LK_CLOCKS_CLOSE) {
+        LK_READ(words, (char *)rq + LK_CLOCKS_AT);
+        clocks->now = words[(LK_CLOCK_AT - LK_CLOCKS_AT) / 8];
+        task = words[(LK_CLOCK_TASK_AT - LK_CLOCKS_AT) / 8];
+    } else {
+        LK_READ(clocks->now, &rq->clock);
+        LK_READ(task, &rq->clock_task);
+    }
+    clocks->stolen = clocks->now - task;
 }
 
 static __always_inline void first_look(struct lk_cpu *cpu, struct task_struct *prev, struct task_struct *next,
@@ -641,9 +849,12 @@ static __always_inline void first_look(struct lk_cpu *cpu, struct task_struct *p
     cpu->owner[LK_OTHER_SLOT] = LK_UNKNOWN;
     cpu->task = (u64)prev;
     cpu->occupant = (u64)prev == cpu->idle ? LK_IDLE : index_of(prev, book);
-    cpu->slot = slot_for(cpu, cpu->occupant, clocks->now);
+    cpu->slot = slot_for(cpu, cpu->occupant, clocks->now, book);
     cpu->start_ns = clocks->now;
     cpu->stolen_ns = clocks->stolen;
+    cpu->settled_ns = clocks->now;
+    cpu->settled_stolen_ns = clocks->stolen;
+    note_all_totals(cpu, clocks->now);
     cpu->rq = (u64)rq;
 }
 
@@ -669,21 +880,20 @@ static __always_inline void make_up(struct lk_cpu *cpu, struct task_struct *task
                                     struct lk_noisy_ledger *book)
 {
     struct lk_waiter waiter = {.victim = victim, .book = book, .sums = sums_of(victim)};
-    struct lk_task *state = slot_of(task);
+    struct lk_task *state = recall(task);
     u64 run_delay_ns = 0, wait_ns, throttled_ns;
 
-    if (!state || !waiter.sums || state->task != (u64)task)
+    if (!state || !waiter.sums)
         return;
     LK_READ(run_delay_ns, &task->sched_info.run_delay);
-    if (run_delay_ns < state->run_delay_ns)
-        return;
-    wait_ns = run_delay_ns - state->run_delay_ns;
+    wait_ns = grown(state, run_delay_ns, arrived_ns);
     if (wait_ns > arrived_ns)
         return;
     throttled_ns = throttled_part(state, task, arrived_ns - wait_ns, arrived_ns);
     state->run_delay_ns = run_delay_ns;
+    state->noted_ns = arrived_ns;
     count_wait(state, &waiter, wait_ns);
-    charge_wait(cpu, &waiter, arrived_ns - wait_ns, arrived_ns, cpu->stolen_ns, throttled_ns);
+    charge_wait(cpu, &waiter, arrived_ns - wait_ns, arrived_ns, cpu->stolen_ns, throttled_ns, false);
     cpu->made_up++;
     book->seen++;
     book->delivered++;
@@ -702,7 +912,7 @@ static __always_inline void correct(struct lk_cpu *cpu, struct task_struct *prev
      * the idle one. So it may count as idle all along.
      */
     if ((u64)prev == cpu->idle) {
-        change(cpu, LK_IDLE, cpu->start_ns, cpu->stolen_ns);
+        change(cpu, LK_IDLE, cpu->start_ns, cpu->stolen_ns, book);
         return;
     }
     occupant = index_of(prev, book);
@@ -711,25 +921,31 @@ static __always_inline void correct(struct lk_cpu *cpu, struct task_struct *prev
         arrived = cpu->start_ns;
     make_up(cpu, prev, occupant, arrived, book);
     if (occupant != cpu->occupant)
-        change(cpu, occupant, arrived, cpu->stolen_ns);
+        change(cpu, occupant, arrived, cpu->stolen_ns, book);
 }
 
 /* The task leaves though it would go on: it waits from now. Returns true if its quota is why. */
-static __always_inline bool put_off(struct task_struct *prev, u64 now)
+static __always_inline bool put_off(struct task_struct *prev, u64 now, struct lk_noisy_ledger *book)
 {
-    struct lk_task *state = slot_of(prev);
+    struct lk_task *state = recall(prev);
     unsigned char throttled = 0;
+    u64 run_delay_ns = 0;
 
-    if (!state || state->task != (u64)prev)
-        return false;
 #ifdef LK_HAS_task_struct_throttled /* since 6.18 (commit e1fad12dcb66) */
     LK_READ(throttled, &prev->throttled);
-    state->throttled = throttled;
-    if (!throttled)
+    if (!throttled) {
+        if (state)
+            state->throttled = 0;
         return false;
-#else
-    state->throttled = 1;
+    }
 #endif
+    if (!state) {
+        LK_READ(run_delay_ns, &prev->sched_info.run_delay);
+        state = adopt(prev, run_delay_ns, now, book);
+        if (!state)
+            return false;
+    }
+    state->throttled = 1;
     state->out_ns = now;
     state->throttle_clock_ns = throttle_clock_of(prev, now);
     return throttled;
@@ -762,29 +978,21 @@ static __always_inline void count_put_off(u32 victim, u32 occupant, bool by_quot
 }
 
 /* run_delay grew while we did not look: that was a wait too, but who held the CPU is unknown. */
-static __always_inline void take_in(struct lk_task *state, struct task_struct *task, u64 run_delay_ns,
-                                    struct lk_waiter *waiter)
+static __always_inline void take_in(u64 missed_ns, struct lk_waiter *waiter)
 {
-    u64 missed;
-
-    if (state->task != (u64)task || run_delay_ns < state->run_delay_ns) { /* another task at the same address */
-        adopt(state, task, run_delay_ns, waiter->book);
-        return;
-    }
-    missed = run_delay_ns - state->run_delay_ns;
-    if (!missed)
+    if (!missed_ns)
         return;
     waiter->book->missed_waits++;
-    waiter->book->missed_ns += missed;
-    LK_ADD(waiter->sums->wait_ns, missed);
-    LK_ADD(waiter->sums->unknown_ns, missed);
+    waiter->book->missed_ns += missed_ns;
+    LK_ADD(waiter->sums->wait_ns, missed_ns);
+    LK_ADD(waiter->sums->unknown_ns, missed_ns);
 }
 
 /* The task gets the CPU: its wait is over. */
 static __always_inline void entered(struct lk_cpu *cpu, struct task_struct *next, struct lk_clocks *clocks,
                                     struct lk_waiter *waiter)
 {
-    struct lk_task *state = slot_of(next);
+    struct lk_task *state = recall(next);
     struct sched_info info = {};
     u64 wait_ns, throttled_ns;
 
@@ -799,13 +1007,16 @@ static __always_inline void entered(struct lk_cpu *cpu, struct task_struct *next
         return;
     }
     if (!state)
+        state = adopt(next, info.run_delay, clocks->now, waiter->book);
+    if (!state)
         return;
     wait_ns = clocks->now - info.last_queued;
-    take_in(state, next, info.run_delay, waiter);
+    take_in(grown(state, info.run_delay, clocks->now), waiter);
     throttled_ns = throttled_part(state, next, info.last_queued, clocks->now);
     state->run_delay_ns = info.run_delay + wait_ns;
+    state->noted_ns = clocks->now;
     count_wait(state, waiter, wait_ns);
-    charge_wait(cpu, waiter, info.last_queued, clocks->now, clocks->stolen, throttled_ns);
+    charge_wait(cpu, waiter, info.last_queued, clocks->now, clocks->stolen, throttled_ns, true);
     waiter->book->delivered++;
 }
 
@@ -839,21 +1050,24 @@ int lk_switch(struct bpf_raw_tracepoint_args *ctx)
 #else
     prev_state = prev->LK_task_struct___state;
 #endif
+    if (prev_state & LK_TASK_DEAD)
+        forget(prev);
     off = (u64)prev != cpu->idle && (ctx->args[0] || !prev_state);
     if (off)
-        by_quota = put_off(prev, clocks.now);
-    if ((u64)next != cpu->idle) {
+        by_quota = put_off(prev, clocks.now, waiter.book);
+    if ((u64)next != cpu->idle)
         index = index_of(next, waiter.book);
+    if (off)
+        count_put_off(left, index, by_quota, waiter.book);
+    if (index != LK_IDLE) {
         waiter.victim = index;
         waiter.sums = sums_of(index);
         if (!waiter.sums)
             return 0;
         entered(cpu, next, &clocks, &waiter);
     }
-    if (off)
-        count_put_off(left, index, by_quota, waiter.book);
     if (cpu->occupant != index)
-        change(cpu, index, clocks.now, clocks.stolen);
+        change(cpu, index, clocks.now, clocks.stolen, waiter.book);
     return 0;
 }
 
@@ -864,21 +1078,21 @@ int lk_switch(struct bpf_raw_tracepoint_args *ctx)
 int lk_migrate(struct bpf_raw_tracepoint_args *ctx)
 {
     struct task_struct *task = (struct task_struct *)ctx->args[0];
-    struct lk_task *state = slot_of(task);
+    struct lk_task *state = recall(task);
     struct lk_waiter waiter = {};
     struct lk_clocks clocks = {};
+    struct sched_info info = {};
     struct cfs_rq *queue = NULL;
     struct rq *rq = NULL;
     struct lk_cpu *cpu;
-    u64 run_delay_ns = 0, wait_ns, throttled_ns;
+    u64 wait_ns, throttled_ns;
     int number = 0, first = 0;
 
-    if (!state || state->task != (u64)task)
+    LK_READ(info, &task->sched_info);
+    if (!info.run_delay || (!state && info.pcount)) /* of a task that has run before, nobody knows what is new in it */
         return 0;
-    LK_READ(run_delay_ns, &task->sched_info.run_delay);
-    if (run_delay_ns <= state->run_delay_ns)
+    if (state && info.run_delay == state->run_delay_ns)
         return 0;
-    wait_ns = run_delay_ns - state->run_delay_ns;
     LK_READ(queue, &task->se.cfs_rq);
     LK_READ(rq, &queue->rq);
     LK_READ(number, &rq->cpu);
@@ -887,7 +1101,14 @@ int lk_migrate(struct bpf_raw_tracepoint_args *ctx)
     if (!cpu || !waiter.book || cpu->rq != (u64)rq)
         return 0; /* the next switch-in takes it in */
     read_clocks(rq, &clocks);
-    if (clocks.now < wait_ns)
+    if (!state) { /* it never ran: all that it waited is new */
+        state = adopt(task, 0, clocks.now, waiter.book);
+        if (!state)
+            return 0;
+        state->noted_ns = 0;
+    }
+    wait_ns = grown(state, info.run_delay, clocks.now);
+    if (!wait_ns || clocks.now < wait_ns)
         return 0;
     waiter.victim = index_of(task, waiter.book);
     waiter.sums = sums_of(waiter.victim);
@@ -895,11 +1116,12 @@ int lk_migrate(struct bpf_raw_tracepoint_args *ctx)
         return 0;
     waiter.book->migrations++;
     throttled_ns = throttled_part(state, task, clocks.now - wait_ns, clocks.now);
-    state->run_delay_ns = run_delay_ns;
+    state->run_delay_ns = info.run_delay;
+    state->noted_ns = clocks.now;
     state->carried_ns += wait_ns;
     state->throttled = 0;
     LK_ADD(waiter.sums->migrated_ns, wait_ns);
-    charge_wait(cpu, &waiter, clocks.now - wait_ns, clocks.now, clocks.stolen, throttled_ns);
+    charge_wait(cpu, &waiter, clocks.now - wait_ns, clocks.now, clocks.stolen, throttled_ns, true);
     return 0;
 }
 
@@ -928,12 +1150,12 @@ int lk_moved(struct bpf_raw_tracepoint_args *ctx)
 int lk_wakeup(struct bpf_raw_tracepoint_args *ctx)
 {
     struct task_struct *task = (struct task_struct *)ctx->args[0];
-    struct lk_task *state = slot_of(task);
+    struct lk_task *state = recall(task);
     struct cfs_rq *queue = NULL;
     struct rq *rq = NULL;
     u64 now = 0;
 
-    if (!state || state->task != (u64)task || task->on_cpu)
+    if (!state || task->on_cpu)
         return 0;
     LK_READ(queue, &task->se.cfs_rq);
     LK_READ(rq, &queue->rq);

@@ -132,6 +132,10 @@ class Directory:
             self._bury(cgroup_id)
         return entry.alive
 
+    def gone(self, cgroup_id: int) -> bool:
+        """Is it certain that no cgroup has that id any more? False for one whose path was merely not found yet."""
+        return cgroup_id in self._gone or (cgroup_id in self._known and not self.alive(cgroup_id))
+
     def frame(self, ids: Iterable[int]) -> pd.DataFrame:
         """Names as a frame.
 

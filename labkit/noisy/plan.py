@@ -1,7 +1,7 @@
 """How large the tables of ``bpf/noisy_neighbor.c`` are to be on this machine, and which rules its kernel leaves.
 
-Chosen before it is loaded, and said in words. Memory is bounded whatever the machine: some 64 MiB of sums, 16 MiB of pairs.
-Where copies per CPU would take more, CPUs share copies and add atomically.
+Chosen before it is loaded, and said in words. Memory is bounded whatever the machine: some 64 MiB of sums, 16 MiB of pairs,
+56 MiB of tasks, 68 KB of log per CPU. Where copies per CPU would take more, CPUs share copies and add atomically.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ __all__ = ["Plan", "plan", "power_of_two", "sizes"]
 
 _CGROUP_BYTES = 2112  # struct lk_cgroup
 _CELL_BYTES = 16  # struct lk_cell
+_CPU_BYTES = 68_280  # struct lk_cpu
+_TASK_BYTES = 56  # struct lk_task
 _SUMS_BYTES = 64 << 20
 _PAIRS_BYTES = 16 << 20
 _CHEAP_BYTES = 18 << 20  # as much room as this buys is there in any case
@@ -77,7 +79,7 @@ def sizes(cpus: int, cgroups: int, tasks: int) -> dict[str, Any]:
     return {
         "cpus": cpus,
         "cgroups": room,
-        "tasks": min(max(power_of_two(2 * tasks), 1 << 14), 1 << 20),
+        "tasks": min(max(power_of_two(4 * tasks), 1 << 14), 1 << 20),
         "shards": shards,
         "atomic": min(shards, dense_shards) < copies,
         "dense": dense,
@@ -159,8 +161,9 @@ def _sched_ext() -> list[str]:
 def _describe(sizes: dict[str, Any]) -> str:
     memory = sizes["cgroups"] * sizes["shards"] * _CGROUP_BYTES
     memory += sizes["dense"] ** 2 * sizes["dense_shards"] * _CELL_BYTES
+    memory += sizes["cpus"] * _CPU_BYTES + sizes["tasks"] * _TASK_BYTES
     shared = "shared by CPUs, added up atomically" if sizes["atomic"] else "one copy per CPU"
     return (
-        f"room for {sizes['cgroups']:,} cgroups, {sizes['tasks']:,} tasks, {sizes['cells']:,} pairs beyond the first "
-        f"{sizes['dense']} cgroups' ({memory >> 20} MiB of sums, {shared})"
+        f"room for {sizes['cgroups']:,} cgroups, {sizes['tasks']:,} tasks at one time, {sizes['cells']:,} pairs beyond the first "
+        f"{sizes['dense']} cgroups' ({memory >> 20} MiB in all; sums: {shared})"
     )

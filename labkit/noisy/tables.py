@@ -184,16 +184,15 @@ class Tables:
 
     # -- places that come free ---------------------------------------------------------------------------------------
 
-    def retire(self, alive: Collection[int]) -> int:
+    def retire(self, gone: Collection[int]) -> int:
         """Take back the places of cgroups that are gone.
 
-        :param alive: ids of the cgroups that exist now.
+        :param gone: ids of cgroups that are known not to exist any more. One that merely has no name yet is not among them.
         :returns: how many places were given back to the program.
         """
         now = time.monotonic()
-        keep = set(alive)
         for index, identity in list(self._ids.items()):
-            if identity not in keep and index not in self._resting:
+            if identity in gone and index not in self._resting:
                 self._resting[index] = now
                 bpfsys.map_delete(self.program.maps["known"].fd, np.array([identity], np.uint64))
         rest = self._rest()

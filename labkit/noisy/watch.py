@@ -76,7 +76,7 @@ class Watch:
         """What was measured since the program was loaded."""
         ids = self.tables.ids()
         self.directory.names(ids)
-        self.tables.retire([identity for identity in ids if self.directory.alive(identity)])
+        self.tables.retire({identity for identity in ids if self.directory.gone(identity)})
         ledger = self.program.ledger
         taken_ns = time.monotonic_ns()
         frames = self.tables.frames()

@@ -18,9 +18,9 @@ MIB = 1 << 20
 )
 def test_memory_is_bounded_whatever_the_machine(cpus: int, cgroups: int, tasks: int) -> None:
     chosen = sizes(cpus, cgroups, tasks)
-    assert chosen["cgroups"] * chosen["shards"] * 2112 <= 70 * MIB
-    assert chosen["dense"] ** 2 * chosen["dense_shards"] * 16 <= 16 * MIB
-    assert chosen["tasks"] * 48 <= 48 * MIB
+    assert chosen["cgroups"] * chosen["shards"] * planning._CGROUP_BYTES <= 70 * MIB
+    assert chosen["dense"] ** 2 * chosen["dense_shards"] * planning._CELL_BYTES <= 16 * MIB
+    assert chosen["tasks"] * planning._TASK_BYTES <= 56 * MIB
     assert chosen["cells"] <= 1 << 16
     # The program masks with these less one.
     for name in ("tasks", "shards", "dense", "dense_shards"):
