@@ -1,7 +1,8 @@
 """``./task metrics-demo``: exporter, a real Prometheus and a noisy neighbour, in one command.
 
 It prints the address of a page that draws who had the CPU while a service waited, and leaves the same as a figure in
-``outcomes/metrics-demo/``. Both go on until Ctrl-C, so that one can look around; ``--seconds`` ends them.
+``outcomes/metrics-demo/``. Exporter and Prometheus go on until Ctrl-C, and the neighbour comes again and again, so that
+there is something to look at; ``--seconds`` ends them.
 """
 
 from __future__ import annotations
@@ -20,17 +21,16 @@ from labkit.metrics.exporter import Exporter, Settings
 from labkit.metrics.figures import waits_over_time
 from labkit.metrics.judge import judged
 from labkit.metrics.labels import Labels
-from labkit.metrics.prometheus import Prometheus, quickened, rules_file
+from labkit.metrics.prometheus import Prometheus, console_queries, quickened, rules_file
 from labkit.metrics.series import Limits
 from labkit.metrics.server import MetricsServer
 from labkit.paths import outcomes_dir
 
-__all__ = ["BY_OCCUPANT", "demo", "main"]
+__all__ = ["demo", "main"]
 
 _BEFORE_S, _HOG_S, _AFTER_S = 5.0, 20.0, 4.0
-#: Who had the CPU while a cgroup waited, as a rate.
-BY_OCCUPANT = 'sum by (occupant) (rate(labkit_runq_wait_by_occupant_seconds_total{name="service"}[5s]))'
-_BY_CAUSE = 'sum by (cause) (rate(labkit_runq_wait_seconds_total{name="service"}[5s]))'
+#: Between two visits of the neighbour, once all is made and somebody looks on.
+_PAUSE_S = 20.0
 
 
 def demo(*, seconds: float | None, folder: Path) -> int:
@@ -64,12 +64,27 @@ def demo(*, seconds: float | None, folder: Path) -> int:
         print(f"figure      {path}")
         for name in sorted(_fired(prometheus, began)):
             print(f"alert       {name} fired")
-        print(f"graph       {prometheus.graph_url(BY_OCCUPANT, _BY_CAUSE, minutes=2)}", flush=True)
+        print(f"graphs      {prometheus.console_url('service')}", flush=True)
+        drawn = console_queries(name="service")
+        if own := prometheus.graph_url(drawn["occupant"], drawn["cause"], minutes=2):
+            print(f"            {own}  (Prometheus' own page)", flush=True)
         if seconds is None:
-            print("\nCtrl-C ends it.", flush=True)
+            print(f"\nThe neighbour comes again every {_PAUSE_S + _HOG_S:.0f} s. Ctrl-C ends it.", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
-            threading.Event().wait(seconds)
+            _go_on(float("inf") if seconds is None else seconds)
     return 0
+
+
+def _go_on(seconds: float) -> None:
+    """Pauses and visits of the neighbour, until so much time is over."""
+    from labkit.workloads import scenario
+
+    ends = time.monotonic() + seconds
+    while (left := ends - time.monotonic()) > 0:
+        threading.Event().wait(min(_PAUSE_S, left))
+        if ends - time.monotonic() > _HOG_S:
+            with scenario("hog", seconds=_HOG_S).run():
+                pass
 
 
 def _fired(prometheus: Prometheus, began_s: float) -> set[str]:
@@ -79,10 +94,14 @@ def _fired(prometheus: Prometheus, began_s: float) -> set[str]:
 
 
 def _figure(prometheus: Prometheus, began_s: float, ended_s: float, folder: Path) -> Path:
-    graph = prometheus.query_range(BY_OCCUPANT, start_s=began_s, end_s=time.time(), step_s=0.5)
+    graph = prometheus.query_range(
+        console_queries(name="service")["occupant"], start_s=began_s, end_s=time.time(), step_s=0.5
+    )
     if graph.empty:
         raise LabkitError("Prometheus has no data on the service", remedy=f"look at {prometheus.url}/targets")
     graph["seconds"] = (graph["time"] - pd.Timestamp(began_s, unit="s", tz="UTC")).dt.total_seconds()
+    quiet = pd.DataFrame({"seconds": [0.0, _BEFORE_S], "occupant": graph["occupant"].iloc[0], "value": 0.0})
+    graph = pd.concat([quiet, graph])  # before there is a service, nobody waits
     path = folder / "who-had-the-cpu.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     axes = waits_over_time(
@@ -101,7 +120,7 @@ def _figure(prometheus: Prometheus, began_s: float, ended_s: float, folder: Path
 )
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="Folder of the figure.")
 def main(seconds: float | None, out: Path | None) -> None:
-    """Exporter, Prometheus and a noisy neighbour; prints the address of a graph."""
+    """Exporter, Prometheus and a noisy neighbour; prints the address of a page of graphs."""
     import matplotlib
 
     matplotlib.use("agg")

@@ -32,7 +32,15 @@ from labkit.cgroups import janitor
 from labkit.errors import LabkitError
 from labkit.paths import cache_dir, lab_root
 
-__all__ = ["Prometheus", "PrometheusError", "binaries", "quickened", "rules_file"]
+__all__ = [
+    "Prometheus",
+    "PrometheusError",
+    "binaries",
+    "console_queries",
+    "consoles_dir",
+    "quickened",
+    "rules_file",
+]
 
 _START_S, _ANSWER_S = 60.0, 30.0
 _DURATION = re.compile(r"\b(\d+)(ms|s|m|h|d)\b")
@@ -46,6 +54,29 @@ class PrometheusError(LabkitError):
 def rules_file() -> Path:
     """The recording and alerting rules that ship with the lab."""
     return lab_root() / "dashboards" / "rules.yml"
+
+
+def consoles_dir() -> Path:
+    """The page of graphs that ships with the lab, as a console template (``--web.console.templates``)."""
+    return lab_root() / "dashboards" / "consoles"
+
+
+def console_queries(*, name: str, window: str = "5s", page: str = "") -> dict[str, str]:
+    """What our page of graphs draws (a label whose values are told apart, or the name of a line) -> its PromQL.
+
+    :param name: value of the label ``name``.
+    :param window: of its rates.
+    :param page: its text; that of the file if empty.
+    """
+    text = page or (consoles_dir() / "labkit.html").read_text()
+    panels = text.split('<script type="application/json" id="panels">', 1)[1].split("</script>", 1)[0]
+    found: dict[str, str] = {}
+    for panel in json.loads(panels):
+        found |= panel.get("queries") or {panel["by"]: panel["expr"]}
+    return {
+        drawn: expression.replace("NAME", json.dumps(name)).replace("WINDOW", window)
+        for drawn, expression in found.items()
+    }
 
 
 def binaries(*, fetch: bool = False) -> tuple[Path, Path]:
@@ -204,6 +235,8 @@ class Prometheus:
                     f"--storage.tsdb.path={folder / 'data'}",
                     f"--web.listen-address=127.0.0.1:{self.port}",
                     "--storage.tsdb.retention.time=1d",
+                    f"--web.console.templates={consoles_dir()}",
+                    f"--web.console.libraries={consoles_dir()}",  # there are none; without it, one is looked for here
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -282,8 +315,21 @@ class Prometheus:
         ]
         return pd.DataFrame(rows)
 
+    def console_url(self, name: str, *, minutes: float = 2, window: str = "5s") -> str:
+        """Our own page of graphs on one cgroup; it needs nothing but this Prometheus' API, and refreshes itself.
+
+        :param name: value of the label ``name``.
+        :param minutes: how far back it looks.
+        :param window: of its rates.
+        """
+        query = urllib.parse.urlencode({"name": name, "minutes": f"{minutes:g}", "window": window})
+        return f"{self.url}/consoles/labkit.html?{query}"
+
     def graph_url(self, *expressions: str, minutes: float = 5) -> str:
-        """A page that draws these expressions over the last minutes."""
+        """Prometheus' own page that draws these expressions over the last minutes; empty if its web UI does not work.
+
+        Debian's binary reads its UI from fixed paths: unpacked and not installed, the page would be an error.
+        """
         panels = [
             {
                 f"g{n}.expr": expression,
@@ -294,7 +340,7 @@ class Prometheus:
             for n, expression in enumerate(expressions)
         ]
         query = "&".join(urllib.parse.urlencode(panel) for panel in panels)
-        return f"{self.url}/graph?{query}"
+        return f"{self.url}/graph?{query}" if self._answers("/graph") else ""
 
 
 def _free_port() -> int:

@@ -14,7 +14,14 @@ import yaml
 from snapshot_maker import crowd
 
 from labkit.metrics import Exporter, prometheus
-from labkit.metrics.prometheus import Prometheus, PrometheusError, binaries, quickened, rules_file
+from labkit.metrics.prometheus import (
+    Prometheus,
+    PrometheusError,
+    binaries,
+    console_queries,
+    quickened,
+    rules_file,
+)
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = json.loads((ROOT / "dashboards/noisy-neighbor.json").read_text())
@@ -135,9 +142,29 @@ def test_where_apt_cannot_fetch_it_its_last_word_is_told(
 def test_the_address_of_a_graph_holds_its_expressions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prometheus, "binaries", lambda **_: (Path("/bin/true"), Path("/bin/true")))
     own = Prometheus([], port=9)
+    works = [True, False]
+    monkeypatch.setattr(own, "_answers", lambda path: path == "/graph" and works.pop(0))
     query = urllib.parse.parse_qs(urllib.parse.urlparse(own.graph_url('up{a="b"}', "1 + 1", minutes=2)).query)
     assert (query["g0.expr"], query["g1.expr"], query["g0.range_input"]) == (['up{a="b"}'], ["1 + 1"], ["2m"])
+    assert own.graph_url("up") == "", "no address of a page that is an error"
+    page = urllib.parse.urlparse(own.console_url('a "b"&c', minutes=2, window="5s"))
+    assert urllib.parse.parse_qs(page.query) == {"name": ['a "b"&c'], "minutes": ["2"], "window": ["5s"]}
+    assert (prometheus.consoles_dir() / Path(page.path).name).is_file()
     own.close()
+
+
+def test_our_page_asks_for_metrics_that_there_are_and_for_nothing_from_elsewhere() -> None:
+    page = (prometheus.consoles_dir() / "labkit.html").read_text()
+    asked = console_queries(name='a "b"', window="7s", page=page)
+    assert asked["occupant"].endswith(r'{name="a \"b\""}[7s]))')
+    assert {"cause", "occupant", "verdict", "p99", "lost"} <= set(asked)
+    assert all(metrics_in(expression) for expression in asked.values())
+    assert set().union(*map(metrics_in, asked.values())) <= exposed()
+    outside = set(re.findall(r"""(?:https?:)?//[\w.-]+\.\w+[^"'\s]*""", page)) - {
+        "http://www.w3.org/2000/svg"
+    }
+    assert outside == set()
+    assert "{{" not in page, "Prometheus would take it for its own template language"
 
 
 def test_a_prometheus_that_ends_at_once_says_why_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
