@@ -21,6 +21,7 @@ __all__ = [
     "cgroup_of_a_task",
     "hooks_of_execve",
     "ring_buffer",
+    "route_of_a_metric",
     "route_of_a_program",
     "task_states",
 ]
@@ -141,6 +142,39 @@ def route_of_a_program(*, source: str, hook: str, map_name: str) -> Axes:
     )
     _arrow(ax, (at[3], 2.95), (at[3], 1.45), colour=GREY)
     ax.text(at[3] + 0.12, 2.2, "attached", fontsize=8, color=GREY, va="center")
+    return ax
+
+
+def route_of_a_metric(*, map_name: str, metric: str, every: str, query: str) -> Axes:
+    """From a map in the kernel to a graph: who keeps what, and who asks whom.
+
+    :param map_name: the map that the program adds up in.
+    :param metric: what the exporter calls it.
+    :param every: how often Prometheus asks, in words.
+    :param query: what the graph asks Prometheus.
+    """
+    ax = _canvas(12.6, 2.6, "The way of a number: what it is at each station, and who asks")
+    at = [1.25, 4.6, 7.95, 11.3]
+    _area(ax, (0.05, 0.8), 2.4, 1.75, "in the kernel")
+    boxes = [
+        Box(at[0], 1.6, f"map {map_name}", "ns, only grows", ORANGE, width=2),
+        Box(at[1], 1.6, "exporter", "now, in seconds", GREEN, width=2),
+        Box(at[2], 1.6, "Prometheus", "over time", BLUE, width=2),
+        Box(at[3], 1.6, "graph", "how steep it is", VERMILION, width=2),
+    ]
+    for box in boxes:
+        _draw(ax, box)
+    for (one, other), (above, below) in zip(
+        pairwise(boxes), [("reads", ""), ("GET /metrics", every), ("PromQL", "")], strict=True
+    ):
+        # Whoever is further on asks, and the number comes back: two arrows.
+        left, right = one.x + one.width / 2, other.x - other.width / 2
+        _arrow(ax, (right, one.y + 0.2), (left, one.y + 0.2), colour=GREY)
+        _arrow(ax, (left, one.y - 0.2), (right, one.y - 0.2))
+        for words, y, side in ((above, one.y + 0.3, "bottom"), (below, one.y - 0.3, "top")):
+            ax.text((left + right) / 2, y, words, ha="center", va=side, fontsize=7, color=GREY)
+    ax.text(at[1], 0.72, metric, ha="center", va="center", fontsize=7.5, color=_INK, family="monospace")
+    ax.text(at[3], 0.72, query, ha="center", va="center", fontsize=7.5, color=_INK, family="monospace")
     return ax
 
 

@@ -1,164 +1,26 @@
-"""Chapter 10, metrics: its stage (program, exporter and Prometheus together), and the checks of its exercises."""
+"""Chapter 10, metrics: what its cells use beside its stage, and the checks of its exercises."""
 
 from __future__ import annotations
 
-import contextlib
+import os
 import re
-import time
-import urllib.request
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
+import numpy as np
 import pandas as pd
-from prometheus_client.parser import text_string_to_metric_families
 
 from labkit.errors import LabkitError
-from labkit.ledger import Ledger
-from labkit.lessons import Context, Feedback, exercise, expect_number, right, wrong
-from labkit.metrics import Exporter, Labels, Settings
-from labkit.metrics.prometheus import Prometheus, PrometheusError, binaries
-from labkit.metrics.server import MetricsServer
-from labkit.metrics.table import Layout
-from labkit.session import Chapter
-from labkit.workloads import Truth, Workload
+from labkit.lessons import Context, Feedback, exercise, expect_number, right, source_of, wrong
+from labkit.lessons.counters import misread, samples, try_live
+from labkit.lessons.stage import STEP_S, Stage, mode_with_prometheus
+from labkit.spec import read
 
 __all__ = ["Stage", "foreign", "mode_with_prometheus", "samples", "table"]
 
-_FRAMES = ("cgroups", "cells", "histograms", "names")
-
-
-def mode_with_prometheus(mode: str) -> str:
-    """``auto`` is replay where there is no Prometheus and none can be had; anything else stays."""
-    if mode != "auto":
-        return mode
-    try:
-        binaries(fetch=True)
-    except PrometheusError as error:
-        print(f"no Prometheus here, so this is a replay: {error.what} ({error.why})")
-        return "replay"
-    return mode
-
-
-class Stage:
-    """Live: the noisy-neighbour program, an exporter on a free port, and a Prometheus that scrapes it each second.
-
-    In replay it asks the capture instead. Each reading has a label, as with ``lab.read``.
-
-    :param lab: the chapter's session.
-    """
-
-    def __init__(self, lab: Chapter) -> None:
-        self.lab = lab
-        self._stack = contextlib.ExitStack()
-        self._ended_s = 0.0
-        self.prometheus: Prometheus | None = None
-        if lab.mode == "live":
-            self._start()
-
-    def _start(self) -> None:
-        from labkit.noisy.watch import Watch
-
-        self._watch = self._stack.enter_context(Watch(label=f"{self.lab.name}/noisy_neighbor"))
-        self._server = self._stack.enter_context(MetricsServer(0))
-        # Others on this machine may have a service too: the label is the path of the cgroup.
-        settings = Settings(Labels.parse("name=cgroup"), layout=Layout(8), min_interval_s=0.1)
-        self._server.exporter = Exporter(self._watch.snapshot, settings=settings)
-        self.prometheus = self._stack.enter_context(
-            Prometheus([f"127.0.0.1:{self._server.port}"], every_s=1.0, fetch=True)
-        )
-        self._began_s = time.time()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End Prometheus, the exporter and the program. May be called twice."""
-        self._stack.close()
-        self.prometheus = None
-
-    def run(self, workload: Workload) -> Truth:
-        """Run a workload; then detach the program, so that from now on nothing moves."""
-        if self.prometheus is not None:
-            self.prometheus.until(lambda: len(self.prometheus.query("up")), what="a first scrape")  # type: ignore[union-attr]
-        truth = self.lab.run(workload)
-        if self.prometheus is not None:
-            self._watch.stop()
-            self._ended_s = time.time()
-            time.sleep(3.0)  # some scrapes of what stands still now
-        return truth
-
-    def frames(self) -> dict[str, pd.DataFrame]:
-        """What the program's maps hold: see :class:`labkit.sched.state.Snapshot`."""
-
-        def take() -> dict[str, pd.DataFrame]:
-            snapshot = self._watch.snapshot()
-            return {name: getattr(snapshot, name) for name in _FRAMES}
-
-        found: dict[str, pd.DataFrame] = self.lab.read("maps", take)
-        return found
-
-    def ledger(self) -> Ledger:
-        """What the program saw and lost."""
-        kept = self.lab.read("ledger", lambda: self._watch.snapshot().ledger.as_dict())
-        return Ledger.from_dict(kept, mode=self.lab.mode)
-
-    def cost(self) -> dict[str, Any]:
-        """``switches``, ``kernel_ns`` (None where not permitted), and what scraping took: ``scrapes``, ``scrape_cpu_s``."""
-
-        def take() -> dict[str, Any]:
-            cost, exporter = self._watch.snapshot().cost, self._server.exporter
-            assert exporter is not None
-            return {
-                "switches": cost.switches,
-                "kernel_ns": cost.kernel_ns,
-                "scrapes": exporter.own.collects,
-                "scrape_cpu_s": round(exporter.own.collect_cpu_seconds, 4),
-            }
-
-        found: dict[str, Any] = self.lab.read("cost", take)
-        return found
-
-    def scrape(self) -> str:
-        """The exposition, fetched over HTTP as Prometheus does; without the exporter's own ``process_*`` metrics."""
-
-        def take() -> str:
-            with urllib.request.urlopen(self._server.url, timeout=30) as answer:
-                text: str = answer.read().decode()
-            return text[text.index("# HELP labkit_") :]
-
-        found: str = self.lab.read("exposition", take)
-        return found
-
-    def ask(self, label: str, expression: str) -> pd.DataFrame:
-        """PromQL, at this moment; see :meth:`labkit.metrics.prometheus.Prometheus.query`."""
-
-        def take() -> pd.DataFrame:
-            assert self.prometheus is not None
-            return self.prometheus.query(expression)
-
-        found: pd.DataFrame = self.lab.read(label, take)
-        return found
-
-    def ask_over_time(self, label: str, expression: str) -> pd.DataFrame:
-        """PromQL from the beginning until now; column ``seconds`` counts from there.
-
-        :returns: a row per series and moment: its labels, ``seconds`` and ``value`` (float64).
-        """
-
-        def take() -> pd.DataFrame:
-            assert self.prometheus is not None
-            graph = self.prometheus.query_range(
-                expression, start_s=self._began_s, end_s=time.time(), step_s=0.5
-            )
-            began = pd.Timestamp(self._began_s, unit="s", tz="UTC")
-            graph["seconds"] = (graph.pop("time") - began).dt.total_seconds()
-            return graph
-
-        found: pd.DataFrame = self.lab.read(label, take)
-        return found
+_PROGRAM = "syscall_counts"
+#: Number of write(), by architecture (arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h).
+_WRITE = {"x86_64": "1", "aarch64": "64"}
 
 
 def foreign(maps: Mapping[str, pd.DataFrame], cgroup_id: int) -> pd.DataFrame:
@@ -173,21 +35,6 @@ def foreign(maps: Mapping[str, pd.DataFrame], cgroup_id: int) -> pd.DataFrame:
     names = maps["names"].rename(columns={"cgroup_id": "occupant_id"})[["occupant_id", "name"]]
     found = mine.merge(names, on="occupant_id", how="left")[["occupant_id", "name", "wait_ns"]]
     return found.sort_values("wait_ns", ascending=False, ignore_index=True)
-
-
-def samples(exposition: str) -> pd.DataFrame:
-    """An exposition as a frame.
-
-    :returns: ``sample`` (str), one column per label (str, empty where there is none), ``value`` (float64).
-    """
-    rows = [
-        {"sample": sample.name, **sample.labels, "value": float(sample.value)}
-        for family in text_string_to_metric_families(exposition)
-        for sample in family.samples
-    ]
-    frame = pd.DataFrame(rows)
-    words = [column for column in frame.columns if column != "value"]
-    return frame.assign(**{column: frame[column].fillna("").astype("str") for column in words})
 
 
 def table(rows: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
@@ -259,7 +106,7 @@ def who_costs_most(answer: Any, context: Context) -> Feedback:
             "It reads right. There is no Prometheus to ask: a replay, or the stage has been taken down."
         )
     try:
-        found = stage.prometheus.query(answer)
+        found = stage.prometheus.query(answer, at_s=stage.settled_s)
     except LabkitError as error:
         return wrong(f"Prometheus does not take it: {error.why}")
     if "occupant" not in found.columns or len(found) != 1:
@@ -284,3 +131,108 @@ def cardinality(answer: Any, context: Context) -> Feedback:
     if answer == 40 * 200 * 25:
         return wrong("Nearly: a histogram also has `_sum` and `_count`.")
     return expect_number(answer, 40 * 200 * 27, unit="series")
+
+
+@exercise(
+    "10.5",
+    question="Give `syscall_counts` a counter `bytes`: how much the calls of write() in that row asked for, all together.",
+    hints=[
+        "A row of `counts` is a `struct lk_calls`: a member `u64 bytes` there becomes a column, and the column a metric.",
+        "`count_call()` gets the third argument of each call; of write(), number LK_NR_write, it is the size. Add it to "
+        "`entry->bytes` the way `entry->calls` is added to: other CPUs may do so at this moment.",
+        'change={"    u64 last_ns;\\n": "    u64 last_ns;\\n    u64 bytes;\\n", ...}, and after `entry->last_ns = now;`: '
+        "if (nr == LK_NR_write) __sync_fetch_and_add(&entry->bytes, third_argument);",
+    ],
+)
+def counter_of_bytes(answer: Any, context: Context) -> Feedback:
+    """Live: load it, expose it, and hold what is scraped against /proc/PID/io. In replay: read the source."""
+    source = source_of(answer, contains="count_call", original=read(_PROGRAM).source)
+    if isinstance(source, Feedback):
+        return source
+    feedback = misread(source)
+    if feedback is not None:
+        return feedback
+    if context["lab"].mode == "replay":
+        return right("It reads right. In replay it cannot be compiled and run; live, the check does both.")
+    return try_live(source, nr=_WRITE[os.uname().machine])
+
+
+@exercise(
+    "10.6",
+    question="Draw the service's waits per second over time: what rate(...[5s]) makes of the counter in `course`.",
+    hints=[
+        "Per second: the counter now, less the counter five seconds ago, divided by five.",
+        '`course` has a row each half second, so five seconds are ten rows: course["value"].diff(10) / 5.',
+        'ax = plt.subplots()[1]; ax.plot(course["seconds"], course["value"].diff(10) / 5); '
+        'ax.set(xlabel="seconds", ylabel="waits per second"); answer = ax',
+    ],
+)
+def rate_by_hand(answer: Any, context: Context) -> Feedback:
+    """Axes with one line: x the seconds, y the increase over ten rows by five; both axes named."""
+    axes = answer[0].axes if isinstance(answer, list) and answer and hasattr(answer[0], "axes") else answer
+    lines = axes.get_lines() if hasattr(axes, "get_lines") else []
+    if not len(lines):
+        return wrong(
+            f"Axes with a line drawn on them are asked for; this is a {type(answer).__name__} without one."
+        )
+    points = np.asarray(lines[0].get_xydata(), dtype=float)
+    points = points[np.isfinite(points).all(axis=1)]
+    course = context["course"].reset_index(drop=True)
+    seconds, value = course["seconds"].to_numpy(dtype=float), course["value"]
+    at = {round(moment, 3): row for row, moment in enumerate(seconds)}
+    rows = [at.get(round(moment, 3)) for moment in points[:, 0]]
+    if not rows or None in rows:
+        return wrong("The x values are not the moments of `course`, in its column `seconds`.")
+    y = points[:, 1]
+
+    def is_(series: pd.Series) -> bool:
+        return bool(np.allclose(y, series.to_numpy(dtype=float)[rows], equal_nan=False))
+
+    if is_(value):
+        return wrong("That is the counter itself: its height says how long it has been counting.")
+    if is_(value.diff(10)):
+        return wrong("That is what came in five seconds. How much is it per second?")
+    if is_(value.diff()) or is_(value.diff() / STEP_S):
+        return wrong("That looks back by one row, half a second. The window of [5s] is five seconds long.")
+    if is_(value.diff(5) / 5):
+        return wrong("Five rows are two and a half seconds.")
+    if not is_(value.diff(10) / 5):
+        return wrong("The y values are not the increase over the last ten rows, divided by five.")
+    if not axes.get_xlabel() or not axes.get_ylabel():
+        return wrong(
+            "The line is right. What do the axes say, in which unit? A graph without that is a guess."
+        )
+    return right(
+        f"At most {y.max():,.0f} per second. Prometheus' own curve is as steep; at its ends it differs, for there rate() "
+        "extends what it has of the window to the whole of it."
+    )
+
+
+@exercise(
+    "10.7",
+    question="In the graph above [5s] is replaced by [1m]. How high is the hog's part when the workload ends, in s per s?",
+    hints=[
+        "A rate is an increase, divided by the whole window, whether something happened all the time or not.",
+        "What the service waited because of the hog, all in all, is in `others`, in ns.",
+        'others.loc[others["name"] == "hog", "wait_ns"].sum() / 1e9 / 60',
+    ],
+)
+def a_minutes_window(answer: Any, context: Context) -> Feedback:
+    """All that was waited because of the hog, over a minute."""
+    others, graph = context["others"], context["graph"]
+    waited_s = float(others.loc[others["name"] == "hog", "wait_ns"].sum()) / 1e9
+    peak = float(graph.loc[graph["occupant"] == "hog", "value"].max())
+    if isinstance(answer, (int, float)) and not isinstance(answer, bool):
+        if abs(answer / peak - 1) < 0.15:
+            return wrong("So high it is with [5s], when the hog had been there for the whole window.")
+        if abs(answer / waited_s - 1) < 0.05:
+            return wrong("So much it waited in all. A rate is per second of the window.")
+        if abs(answer / (waited_s / 5) - 1) < 0.05:
+            return wrong("Of a window of a minute, how many seconds are there to divide by?")
+    feedback = expect_number(answer, waited_s / 60, unit="s/s", within="10 %")
+    if not feedback.passed:
+        return feedback
+    return right(
+        f"Some {waited_s / 60:.3f} s/s, where [5s] shows {peak:.2f}: of that minute the hog was there for a few seconds. "
+        "A long window hides a short burst, and a short one drowns a slow change in noise."
+    )

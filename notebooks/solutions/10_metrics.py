@@ -14,3 +14,27 @@ lk.check("10.3", answer, stage=stage, graph=graph)
 # %% exercise:10.4
 answer = 40 * 200 * (25 + 2)
 lk.check("10.4", answer)
+
+# %% exercise:10.5
+answer = lk.write_program(
+    "syscall_counts",
+    change={
+        "    u64 last_ns;\n": "    u64 last_ns;\n    u64 bytes;\n",
+        "    entry->last_ns = now;\n": (
+            "    entry->last_ns = now;\n"
+            "    if (nr == LK_NR_write)\n"
+            "        __sync_fetch_and_add(&entry->bytes, third_argument);\n"
+        ),
+    },
+)
+lk.check("10.5", answer, lab=lab)
+
+# %% exercise:10.6
+by_hand = course.assign(rate=course["value"].diff(10) / 5)
+answer = by_hand.plot(x="seconds", y="rate", legend=False)
+answer.set(xlabel="seconds", ylabel="waits per second")
+lk.check("10.6", answer, course=course)
+
+# %% exercise:10.7
+answer = others.loc[others["name"] == "hog", "wait_ns"].sum() / 1e9 / 60
+lk.check("10.7", answer, others=others, graph=graph)

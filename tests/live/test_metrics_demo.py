@@ -77,7 +77,7 @@ class Demo:
         """What Prometheus says over the last two minutes, as the page asks."""
         asked = {"query": expression, "start": time.time() - 120, "end": time.time(), "step": 1}
         answer = get(
-            urllib.parse.urljoin(self.page, "../api/v1/query_range?") + urllib.parse.urlencode(asked)
+            urllib.parse.urljoin(self.page, "../api/v1/query_range") + "?" + urllib.parse.urlencode(asked)
         )
         found: list[dict[str, object]] = json.loads(answer[1])["data"]["result"]
         return found

@@ -1,0 +1,191 @@
+"""A counter of the learner's own, on its way to Prometheus: exercise 10.5.
+
+A process writes and reads blocks of known sizes, in bursts. After each burst the learner's table is put into words as an
+exporter does it, and what that says is held against the kernel's own account of the same process.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Self
+
+import pandas as pd
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.parser import text_string_to_metric_families
+
+from labkit.errors import WorkloadFailed
+from labkit.lessons.feedback import Feedback, right, wrong
+from labkit.lessons.programs import try_program
+from labkit.metrics.text import write
+
+__all__ = ["BURSTS", "Writer", "exposed", "judge_scrapes", "misread", "samples", "try_live"]
+
+_PROGRAM = "syscall_counts"
+#: Sizes of the blocks, in bytes, burst by burst. The last one is smaller than those before it, and all sums are different.
+BURSTS: tuple[tuple[int, ...], ...] = ((97, 1009), (65_537, 4099, 4099), (13,))
+_WRITER = """
+import os, socket, sys
+link = socket.socket(fileno=int(sys.argv[1]))
+sink, zero = os.open("/dev/null", os.O_WRONLY), os.open("/dev/zero", os.O_RDONLY)
+while True:
+    link.send(b".")  # by sendto(): this is no write()
+    for size in map(int, link.recv(4096).split()):
+        os.write(sink, bytes(size))
+        os.read(zero, 2 * size)
+"""
+
+
+class Writer:
+    """A process that writes blocks when it is told to, and nothing else; a context manager.
+
+    :ivar written: bytes of the bursts so far.
+    """
+
+    def __init__(self) -> None:
+        self._link, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _WRITER, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                cwd="/",
+            )
+        self._link.settimeout(60)
+        self.pid, self.written = self._process.pid, 0
+        self._wait()
+        self._began = self._account()
+
+    def write(self, sizes: Sequence[int]) -> None:
+        """A block of each size; returns when they are written, and as many bytes twice over are read."""
+        self._link.send(" ".join(map(str, sizes)).encode())
+        self._wait()
+        self.written += sum(sizes)
+
+    @property
+    def account(self) -> int | None:
+        """The kernel's word for it: ``wchar`` of ``/proc/PID/io``, since the beginning; None if it keeps no account."""
+        now = self._account()
+        return None if now is None or self._began is None else now - self._began
+
+    def _account(self) -> int | None:
+        try:
+            text = Path(f"/proc/{self.pid}/io").read_text()
+        except OSError:  # built without CONFIG_TASK_IO_ACCOUNTING, or not ours to read
+            return None
+        return int(text.split("wchar:")[1].split()[0])
+
+    def _wait(self) -> None:
+        if not self._link.recv(1):
+            raise WorkloadFailed("the process that writes has ended early")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._link.close()
+
+
+def exposed(counts: pd.DataFrame) -> str:
+    """The table ``counts`` as an exporter puts it: a counter for ``calls``, and for ``bytes`` if there is such a column.
+
+    :param counts: columns ``nr``, ``calls``, ``comm``, and perhaps ``bytes``. ``tgid`` is no label, for each new process
+        would be a new series: processes of one name add up.
+    """
+    text = {"calls": "System calls.", "bytes": "Bytes that system calls were asked to write."}
+    families = []
+    for column in (one for one in text if one in counts):
+        family = CounterMetricFamily(f"lab_syscall_{column}", text[column], labels=["comm", "nr"])
+        for (comm, nr), total in counts.groupby(["comm", "nr"])[column].sum().items():
+            family.add_metric([str(comm), str(nr)], int(total))
+        families.append(family)
+    return write(families).decode()
+
+
+def samples(exposition: str) -> pd.DataFrame:
+    """An exposition as a frame.
+
+    :returns: ``sample`` (str), one column per label (str, empty where there is none), ``value`` (float64).
+    """
+    rows = [
+        {"sample": sample.name, **sample.labels, "value": float(sample.value)}
+        for family in text_string_to_metric_families(exposition)
+        for sample in family.samples
+    ]
+    frame = pd.DataFrame(rows)
+    words = [column for column in frame.columns if column != "value"]
+    return frame.assign(**{column: frame[column].fillna("").astype("str") for column in words})
+
+
+def misread(source: str) -> Feedback | None:
+    """What is wrong with an answer's text alone; None if it reads as it should."""
+    member = re.search(r"\b([us]\d+|int|long|unsigned \w+)\s+bytes\s*;", source)
+    if member is None:
+        return wrong("`struct lk_calls` has no member `u64 bytes`.")
+    if member[1] != "u64":
+        return wrong(f"A {member[1]} is full after some gigabytes, and begins anew: a counter is a u64.")
+    if not re.search(r"->\s*bytes\b", source):
+        return wrong("Nothing adds to `entry->bytes`.")
+    if re.search(r"->\s*bytes\s*(\+=|=\s*\w+\s*->\s*bytes\s*\+)", source):
+        return wrong(
+            "Two threads of a process on two CPUs read the same sum, and each writes back its own: one is lost. "
+            "How does the program add to `calls`?"
+        )
+    return None
+
+
+def judge_scrapes(scrapes: Sequence[tuple[pd.DataFrame, int]], *, nr: str) -> Feedback:
+    """Whether what was scraped is the counter that was asked for.
+
+    :param scrapes: for each, in order: the samples, and the bytes that were written up to then.
+    :param nr: number of write() here.
+    """
+    name = "lab_syscall_bytes_total"
+    values = [scraped.loc[scraped["sample"] == name].set_index("nr")["value"] for scraped, _ in scrapes]
+    told = [float(one.get(nr, 0.0)) for one in values]
+    truth = [float(bytes_) for _, bytes_ in scrapes]
+    course = " then ".join(f"{one:,.0f}" for one in told)
+    if any(later < sooner for sooner, later in pairwise(told)):
+        return wrong(
+            f"Scraped, it says {course}: a counter never goes back. Is the new size put in the place of the sum?"
+        )
+    others = sum(float(one.drop(nr, errors="ignore").sum()) for one in values[-1:])
+    if others:
+        return wrong(
+            f"{others:,.0f} bytes stand with other calls than write(): what is their third argument?"
+        )
+    if not any(told):
+        return wrong("The metric is there, and stays 0 whatever is written.")
+    if told[-1] == sum(len(burst) for burst in BURSTS):
+        return wrong(f"It says {course}: those are the calls. How much did each ask for?")
+    if told != truth:
+        expected = " then ".join(f"{one:,.0f}" for one in truth)
+        return wrong(f"Scraped, it says {course}; written were {expected} bytes.")
+    return right(f"`{name}` says {course}, byte for byte what the kernel's own account of the process says.")
+
+
+def try_live(source: str, *, nr: str) -> Feedback:
+    """Load an answer, let a process write, scrape it after each burst, and hold it against ``/proc/PID/io``."""
+    with Writer() as writer:
+
+        def judge(program: Any) -> Feedback:
+            scrapes = []
+            for burst in BURSTS:
+                writer.write(burst)
+                account = writer.account
+                scrapes.append(
+                    (
+                        samples(exposed(program.frame("counts"))),
+                        writer.written if account is None else account,
+                    )
+                )
+            return judge_scrapes(scrapes, nr=nr)
+
+        return try_program(_PROGRAM, source, judge, tgid=writer.pid)
