@@ -275,19 +275,23 @@ def serve(
 ) -> None:
     """Who slows whom down, as Prometheus metrics: on /metrics until SIGTERM, or once (docs/metrics.md)."""
     _gain_rights()
-    from labkit.metrics.command import serve_command
-    from labkit.metrics.exporter import Settings
-    from labkit.metrics.labels import Labels
-    from labkit.metrics.series import Limits
-    from labkit.metrics.serve import Files, Options
-    from labkit.metrics.table import Layout
+    from labkit.until import UntilAsked
 
-    settings = Settings(
-        Labels.parse(labels), Limits(max_cgroups, top_occupants, keep_s), Layout(per_octave), window_s
-    )
-    files = Files(textfile, parquet, parquet_every_s, parquet_keep)
-    options = Options(settings, port, address, interval_s, files)
-    sys.exit(serve_command(options, kubernetes=kubernetes, once=once, seconds=seconds))
+    with UntilAsked():  # what follows takes a second to import: SIGTERM may come before it is there
+        from labkit.metrics.command import serve_command
+        from labkit.metrics.exporter import Settings
+        from labkit.metrics.labels import Labels
+        from labkit.metrics.series import Limits
+        from labkit.metrics.serve import Files, Options
+        from labkit.metrics.table import Layout
+
+        settings = Settings(
+            Labels.parse(labels), Limits(max_cgroups, top_occupants, keep_s), Layout(per_octave), window_s
+        )
+        files = Files(textfile, parquet, parquet_every_s, parquet_keep)
+        options = Options(settings, port, address, interval_s, files)
+        sys.exit(serve_command(options, kubernetes=kubernetes, once=once, seconds=seconds))
+    sys.exit(130 if once else 0)
 
 
 @main.command()

@@ -97,6 +97,15 @@ class Map:
             self._memory = np.frombuffer(memory, np.uint8).reshape(d.max_entries, stride)
         return self._memory[:, : d.value_size]
 
+    @property
+    def memory_bytes(self) -> int | None:
+        """Kernel memory that it takes, by the kernel's own account; None if it is closed, or the kernel does not tell."""
+        try:
+            with open(f"/proc/self/fdinfo/{self.fd}") as file:
+                return next(int(line.split()[1]) for line in file if line.startswith("memlock:"))
+        except (OSError, StopIteration):
+            return None
+
     def close(self) -> None:
         """Let go of the map; the kernel frees it with its last user."""
         self._memory = None

@@ -47,6 +47,7 @@ def demo(*, seconds: float | None, folder: Path) -> int:
         watch = stack.enter_context(Watch())
         server = stack.enter_context(MetricsServer(0))
         server.exporter = Exporter(watch.snapshot, settings=settings, judge=judged)
+        stack.enter_context(server.exporter.beating())
         print(f"exporter    {server.url}", flush=True)
         rules = quickened(rules_file().read_text(), 60)
         prometheus = stack.enter_context(Prometheus([f"127.0.0.1:{server.port}"], rules=rules, fetch=True))

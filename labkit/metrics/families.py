@@ -6,12 +6,10 @@ that is exposed is listed in docs/metrics.md, which a test holds equal to this m
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
-import prometheus_client
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -19,15 +17,14 @@ from prometheus_client.core import (
 )
 from prometheus_client.metrics_core import Metric
 
-from labkit import __version__
 from labkit.metrics.series import Book, Series
 from labkit.metrics.table import CAUSES, CLASSES
 from labkit.metrics.text import SeriesFamily, float_text
+from labkit.sched.rules import VERDICTS
 from labkit.sched.state import Snapshot
 
-__all__ = ["VERDICTS", "Judgement", "Own", "families", "own_families"]
+__all__ = ["Judgement", "families"]
 
-VERDICTS = ("quiet", "noisy_neighbor", "self_contended", "throttled", "system", "mixed")
 _NS = 1e9
 
 
@@ -35,7 +32,7 @@ _NS = 1e9
 class Judgement:
     """The verdict on one cgroup.
 
-    :param verdict: one of :data:`VERDICTS`.
+    :param verdict: one of :data:`labkit.sched.rules.VERDICTS`.
     :param confidence: 0.0 to 1.0.
     :param wait_ns: its wait in the interval that was judged; of several cgroups in one series the largest speaks.
     """
@@ -43,23 +40,6 @@ class Judgement:
     verdict: str
     confidence: float
     wait_ns: int = 0
-
-
-@dataclass
-class Own:
-    """What the exporter knows about itself.
-
-    :ivar collects: snapshots taken; ``collect_seconds`` and ``collect_cpu_seconds`` are what they took together.
-    :ivar errors: reason -> snapshots that could not be taken, names that could not be asked for, files not written.
-    :ivar window_s: the interval that verdicts are about.
-    """
-
-    program: str = "noisy_neighbor"
-    collects: int = 0
-    collect_seconds: float = 0.0
-    collect_cpu_seconds: float = 0.0
-    errors: dict[str, int] = field(default_factory=dict)
-    window_s: float = 0.0
 
 
 def families(book: Book, snapshot: Snapshot, judgements: Mapping[int, Judgement]) -> Iterator[Metric]:
@@ -106,6 +86,7 @@ def families(book: Book, snapshot: Snapshot, judgements: Mapping[int, Judgement]
     yield from _verdicts(book, judgements)
     yield from _bounds(book)
     yield from _ledger(snapshot)
+    yield from _room(snapshot)
     yield from _cost(snapshot)
 
 
@@ -240,28 +221,85 @@ def _bounds(book: Book) -> Iterator[Metric]:
     )
 
 
+#: Counts that are not losses: the event is in the results, but not all that belongs to it. ``missed_ns`` is a time.
+_INCOMPLETE = (
+    "missed_waits",
+    "reconstructed",
+    "cgroups_full",
+    "cells_full",
+    "slots_full",
+    "beyond_log",
+    "evicted",
+)
+
+
 def _ledger(snapshot: Snapshot) -> Iterator[Metric]:
     ledger = snapshot.ledger
     yield CounterMetricFamily(
-        "labkit_events_seen", "Context switches that the program was called for.", value=ledger.seen
+        "labkit_events_seen",
+        "Times that a task (the idle task is none) got a CPU and the program knows of it: it was called, or it found out "
+        "afterwards (those are also in labkit_events_incomplete, as reconstructed).",
+        value=ledger.seen,
     )
     yield CounterMetricFamily(
-        "labkit_events_delivered", "Context switches that are in the results.", value=ledger.delivered
+        "labkit_events_delivered",
+        "Of the events seen, those whose wait is in the results.",
+        value=ledger.delivered,
     )
     lost = CounterMetricFamily(
         "labkit_events_lost",
-        "Context switches that the program saw and could not count, by reason.",
+        "Of the events seen, those whose wait is not in the results, by reason: unqueued (the kernel had not noted since "
+        "when the task waited), clock_backwards.",
         labels=["reason"],
     )
     for reason, count in sorted(ledger.losses.items()):
         lost.add_metric([reason], count)
     yield lost
+    incomplete = CounterMetricFamily(
+        "labkit_events_incomplete",
+        "Events that are in the results in part: missed_waits (a wait ended unseen, by whom is unknown), reconstructed "
+        "(not seen, and taken from the kernel's own notes), cgroups_full (a cgroup found no place and counts as unknown), "
+        "cells_full (a pair of them found none), slots_full (a cgroup found no total of its own on a CPU), beyond_log "
+        "(the wait reached back beyond what is remembered of its CPU), evicted (a task's place went to another).",
+        labels=["reason"],
+    )
+    for reason in _INCOMPLETE:
+        incomplete.add_metric([reason], snapshot.noted.get(reason, 0))
+    yield incomplete
+    yield CounterMetricFamily(
+        "labkit_missed_wait_seconds",
+        "Time of the waits that ended unseen: it counts as wait, of unknown cause.",
+        value=snapshot.noted.get("missed_ns", 0) / _NS,
+    )
     if ledger.unseen is not None:
         # The kernel's own counter and ours are not read at one moment: what is unseen may shrink a little.
         yield GaugeMetricFamily(
             "labkit_events_unseen",
-            "Context switches that the kernel counted and the program was not called for.",
+            "Context switches that the kernel counted and the program neither was called for nor reconstructed.",
             value=ledger.unseen,
+        )
+
+
+def _room(snapshot: Snapshot) -> Iterator[Metric]:
+    room = snapshot.room
+    entries = GaugeMetricFamily(
+        "labkit_table_entries",
+        "Entries in use of a table in the kernel: cgroups (told apart now), cells (pairs of them, beyond the first).",
+        labels=["table"],
+    )
+    limits = GaugeMetricFamily(
+        "labkit_table_entries_limit", "Entries that a table in the kernel has room for.", labels=["table"]
+    )
+    for table in sorted(room.entries):
+        entries.add_metric([table], room.entries[table])
+        limits.add_metric([table], room.limits[table])
+    yield entries
+    yield limits
+    if room.map_bytes is not None:
+        yield GaugeMetricFamily(
+            "labkit_map_bytes",
+            "Kernel memory of the program's tables, by the kernel's account.",
+            value=room.map_bytes,
         )
 
 
@@ -295,39 +333,3 @@ def _cost(snapshot: Snapshot) -> Iterator[Metric]:
     for rule in snapshot.rules:
         rules.add_metric([rule], 1)
     yield rules
-
-
-def own_families(own: Own) -> Iterator[Metric]:
-    """What the exporter says about itself; memory and CPU are those of prometheus_client's ProcessCollector."""
-    yield InfoMetricFamily(
-        "labkit_build",
-        "What made these metrics.",
-        value={
-            "version": __version__,
-            "program": own.program,
-            "python": platform.python_version(),
-            "prometheus_client": _client_version(),
-        },
-    )
-    yield CounterMetricFamily("labkit_collects", "Snapshots taken of the kernel's maps.", value=own.collects)
-    yield CounterMetricFamily(
-        "labkit_collect_seconds",
-        "Time that taking snapshots and judging them took.",
-        value=own.collect_seconds,
-    )
-    yield CounterMetricFamily(
-        "labkit_collect_cpu_seconds", "CPU time of the same.", value=own.collect_cpu_seconds
-    )
-    errors = CounterMetricFamily("labkit_errors", "What the exporter failed at, by what.", labels=["reason"])
-    for reason, count in sorted(own.errors.items()):
-        errors.add_metric([reason], count)
-    yield errors
-    yield GaugeMetricFamily(
-        "labkit_verdict_window_seconds", "The interval that verdicts are about.", value=own.window_s
-    )
-
-
-def _client_version() -> str:
-    from importlib.metadata import version
-
-    return version(prometheus_client.__name__)

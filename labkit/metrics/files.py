@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import re
 from pathlib import Path
@@ -12,10 +13,40 @@ from labkit.capture import write_whole
 from labkit.errors import MissingCapture, OutcomesError, ParameterError
 from labkit.sched.state import SCHEMAS, Snapshot
 
-__all__ = ["Parquet", "read_snapshots", "write_textfile"]
+__all__ = ["Parquet", "may_be_textfile", "read_snapshots", "write_textfile"]
 
 _STAMP = "%Y%m%dT%H%M%S.%fZ"
+#: Only what we write ourselves: other things in the same folder are others'.
+_SCRATCH = re.compile(r"\.(?P<name>.+\.(?:prom|parquet))\.(?P<pid>\d+)")
 _PART = re.compile(r"\d{8}T\d{6}\.\d{6}Z\.parquet")
+
+
+def may_be_textfile(path: Path) -> None:
+    """Find out before measuring whether node_exporter would read a file.
+
+    :raises ParameterError: if it does not end in ``.prom``.
+    """
+    if path.suffix != ".prom":
+        raise ParameterError(
+            f"{path.name} would not be read by node_exporter", remedy="call it something that ends in .prom"
+        )
+
+
+def _remove_leftovers(folder: Path, name: str = "") -> None:
+    """Remove half-written files of processes that are no more (``kill -9``): :func:`~labkit.capture.write_whole` calls them
+    ``.NAME.PID``."""
+    try:
+        found = [
+            one
+            for one in folder.iterdir()
+            if (match := _SCRATCH.fullmatch(one.name)) is not None
+            and (not name or match["name"] == name)
+            and not Path("/proc", match["pid"]).exists()
+        ]
+        for one in found:
+            one.unlink(missing_ok=True)
+    except OSError:
+        return  # no such folder, or not ours to tidy: writing will say so
 
 
 def write_textfile(path: Path, text: bytes) -> None:
@@ -25,10 +56,8 @@ def write_textfile(path: Path, text: bytes) -> None:
     :raises ParameterError: if it ends otherwise.
     :raises OutcomesError: if it cannot be written.
     """
-    if path.suffix != ".prom":
-        raise ParameterError(
-            f"{path.name} would not be read by node_exporter", remedy="call it something that ends in .prom"
-        )
+    may_be_textfile(path)
+    _remove_leftovers(path.parent, path.name)
 
     def write(scratch: Path) -> None:
         scratch.write_bytes(text)
@@ -48,6 +77,8 @@ class Parquet:
             raise ParameterError(f"{keep} snapshots cannot be kept", remedy="at least 1")
         self.folder = folder
         self.keep = keep
+        for name in (*SCHEMAS, "ledger"):
+            _remove_leftovers(folder / name)
 
     def write(self, snapshot: Snapshot, *, now: datetime.datetime | None = None) -> None:
         """Write the frames of a snapshot; the columns ``taken`` (UTC) and ``seconds`` (since the load) come first.
@@ -72,9 +103,16 @@ class Parquet:
         except OSError as error:
             raise OutcomesError(f"cannot make {folder}", why=error.strerror or str(error)) from error
         write_whole(folder / file, lambda path: frame.to_parquet(path, compression="zstd", index=False))
-        old = sorted(part for part in folder.iterdir() if _PART.fullmatch(part.name))
-        for part in old[: -self.keep]:
-            part.unlink(missing_ok=True)
+        try:
+            old = sorted(part for part in folder.iterdir() if _PART.fullmatch(part.name))
+            for part in old[: -self.keep]:
+                part.unlink(missing_ok=True)
+        except OSError as error:
+            raise OutcomesError(
+                f"cannot remove old snapshots from {folder}",
+                why=error.strerror or str(error),
+                remedy="see to the rights on it; what was written is whole",
+            ) from error
 
 
 def read_snapshots(folder: Path, name: str) -> pd.DataFrame:
@@ -85,6 +123,12 @@ def read_snapshots(folder: Path, name: str) -> pd.DataFrame:
     :raises MissingCapture: if none were kept there.
     """
     parts = sorted(part for part in (folder / name).glob("*.parquet") if _PART.fullmatch(part.name))
-    if not parts:
+    frames = []
+    for part in parts:
+        with contextlib.suppress(
+            FileNotFoundError
+        ):  # the exporter has just removed it, the oldest, for a new one
+            frames.append(pd.read_parquet(part))
+    if not frames:
         raise MissingCapture(f"no snapshots of {name} in {folder}", remedy="labkit serve --parquet FOLDER")
-    return pd.concat([pd.read_parquet(part) for part in parts], ignore_index=True)
+    return pd.concat(frames, ignore_index=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import signal
 import sys
 import threading
 import time
@@ -12,15 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import Protocol
 
 from labkit.errors import LabkitError, ParameterError
-from labkit.metrics.exporter import Exporter, Judge, Settings, no_verdicts
-from labkit.metrics.files import Parquet, write_textfile
+from labkit.metrics.exporter import Exporter, Settings, no_verdicts
+from labkit.metrics.files import Parquet, may_be_textfile, write_textfile
+from labkit.metrics.judge import Judge
 from labkit.metrics.server import MetricsServer
-from labkit.metrics.text import write
 from labkit.sched.state import Snapshot
+from labkit.until import UntilAsked
 
 __all__ = ["Files", "Options", "Source", "serve", "serve_once"]
 
@@ -46,6 +45,12 @@ class Files:
     parquet_every_s: float = 60.0
     parquet_keep: int = 1000
 
+    def __post_init__(self) -> None:
+        if self.textfile is not None:
+            may_be_textfile(self.textfile)  # before measuring, not after
+        if self.parquet_keep < 1:
+            raise ParameterError(f"{self.parquet_keep} snapshots cannot be kept", remedy="at least 1")
+
 
 @dataclass(frozen=True)
 class Options:
@@ -67,32 +72,6 @@ class Options:
             raise ParameterError(f"{self.port} is no port", remedy="0 (any) to 65535")
 
 
-class _Asked(BaseException):
-    """SIGTERM or SIGINT; no Exception, so that nothing takes it for a failure."""
-
-
-class _UntilAsked:
-    """A block that SIGTERM and SIGINT leave in good order."""
-
-    def __enter__(self) -> None:
-        self._before = {
-            number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)
-        }
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        return kind is not None and issubclass(kind, _Asked)
-
-    @staticmethod
-    def _ask(_number: int, _frame: FrameType | None) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)  # once is enough: the way out shall not be interrupted
-        raise _Asked
-
-
 def serve(
     options: Options,
     load: Callable[[], Source],
@@ -103,7 +82,8 @@ def serve(
 ) -> int:
     """Serve until SIGTERM or Ctrl-C; returns the exit code, 0.
 
-    The port is open before the program is loaded, so that ``/healthz`` and ``/readyz`` tell from the start.
+    The port is open before the program is loaded, so that ``/healthz`` and ``/readyz`` tell from the start. At the end it
+    is closed, and scrapes under way are over, before the program is let go.
 
     :param load: loads the program.
     :param wire: makes the exporter, if more is to be said than the source's own snapshots.
@@ -112,13 +92,14 @@ def serve(
     for name in ("tornado.general", "tornado.application", "tornado.access"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # malformed requests are not worth a log line each
     with (
-        _UntilAsked(),
+        UntilAsked(),
+        contextlib.ExitStack() as sources,
+        contextlib.ExitStack() as sources,
         MetricsServer(options.port, options.address) as server,
-        contextlib.ExitStack() as stack,
     ):
         say(f"listening on {server.url}; loading the program ...")
         source = load()
-        stack.callback(source.close)
+        sources.callback(source.close)
         exporter = (wire or _plain)(source, options.settings, judge)
         exporter.refresh()
         server.exporter = exporter
@@ -138,6 +119,10 @@ def _beat(options: Options, exporter: Exporter, server: MetricsServer) -> None:
     parquet = Parquet(files.parquet, keep=files.parquet_keep) if files.parquet else None
     due = 0.0
     while True:
+        wait = options.interval_s
+        if parquet is not None:
+            wait = min(wait, files.parquet_every_s)
+        server.expect_beat(wait)
         try:
             snapshot = exporter.refresh()
             server.failing = ""
@@ -145,28 +130,24 @@ def _beat(options: Options, exporter: Exporter, server: MetricsServer) -> None:
             server.failing = f"no snapshot: {getattr(error, 'what', type(error).__name__)}"
         else:
             if files.textfile is not None:
-                _guarded(exporter, "textfile", partial(write_textfile, files.textfile, _own_text(exporter)))
+                _guarded(exporter, "textfile", partial(_rewrite, files.textfile, exporter))
             if parquet is not None and time.monotonic() >= due:
                 due = time.monotonic() + files.parquet_every_s
                 _guarded(exporter, "parquet", partial(parquet.write, snapshot))
-        wait = options.interval_s
-        if parquet is not None:
-            wait = min(wait, files.parquet_every_s)
         threading.Event().wait(wait)
 
 
-def _guarded(exporter: Exporter, what: str, work: Callable[[], None]) -> None:
-    """A full disk is counted, and does not stop the exporter."""
+def _rewrite(path: Path, exporter: Exporter) -> None:
+    write_textfile(path, exporter.file_text())
+
+
+def _guarded(exporter: Exporter, what: str, work: Callable[[], object]) -> None:
+    """A full disk, or a folder that is gone, is counted, and does not stop the exporter."""
     try:
         work()
-    except LabkitError as error:
+    except (LabkitError, OSError) as error:
         exporter.failed(what)
         print(f"warning: {error}", file=sys.stderr, flush=True)
-
-
-def _own_text(exporter: Exporter) -> bytes:
-    """Without the process's own metrics, which node_exporter has under the same names of itself."""
-    return write(exporter.collect())
 
 
 def serve_once(
@@ -183,13 +164,14 @@ def serve_once(
     """
     if not seconds >= 0:
         raise ParameterError(f"{seconds:g} s cannot be measured")
-    with _UntilAsked(), contextlib.ExitStack() as stack:
+    with UntilAsked(), contextlib.ExitStack() as stack:
         source = load()
         stack.callback(source.close)
-        threading.Event().wait(seconds)
         exporter = (wire or _plain)(source, options.settings, judge)
+        exporter.begin()
+        threading.Event().wait(seconds)
         snapshot = exporter.refresh()
-        text = _own_text(exporter)
+        text = exporter.file_text()
         if options.files.textfile is not None:
             write_textfile(options.files.textfile, text)
         if options.files.parquet is not None:

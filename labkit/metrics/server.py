@@ -33,7 +33,8 @@ __all__ = ["MAX_CONNECTIONS", "CannotListen", "MetricsServer"]
 MAX_CONNECTIONS = 64
 #: A request must have come, and been answered, within so many seconds; Prometheus gives up after 10 by default.
 HEADERS_S, CONNECTION_S = 5.0, 30.0
-#: A snapshot that takes longer means that the process hangs: /healthz says so, and whoever watches may start it anew.
+#: A scrape that takes longer, or a beat that is late by more, means that the process hangs: /healthz says so, and whoever
+#: watches may start it anew.
 STUCK_S = 120.0
 _MAX_HEADERS, _MAX_BODY = 16 << 10, 1 << 10
 _START_S = 10.0
@@ -62,6 +63,7 @@ class MetricsServer:
         self.waiting_for = "the program is being loaded"
         self.failing = ""
         self._busy_since = float("inf")
+        self._beat_due = float("inf")
         self._sockets = _bind(port, address)
         self.port: int = self._sockets[0].getsockname()[1]
         self.address = address
@@ -92,10 +94,17 @@ class MetricsServer:
             self._thread.join(timeout=_START_S)
         self._worker.shutdown(wait=True, cancel_futures=True)
 
+    def expect_beat(self, seconds: float) -> None:
+        """Who calls this will do so again in so many seconds, and what it does until then; else :meth:`health` tells."""
+        self._beat_due = time.monotonic() + seconds
+
     def health(self) -> tuple[bool, str]:
         """Whether the process works at all."""
-        if time.monotonic() - self._busy_since > STUCK_S:
-            return False, f"a snapshot has been under way for more than {STUCK_S:.0f} s"
+        now = time.monotonic()
+        if now - self._busy_since > STUCK_S:
+            return False, f"a scrape has been under way for more than {STUCK_S:.0f} s"
+        if now - self._beat_due > STUCK_S:
+            return False, f"the exporter's own turn is late by more than {STUCK_S:.0f} s"
         return True, "ok"
 
     def readiness(self) -> tuple[bool, str]:
@@ -110,23 +119,26 @@ class MetricsServer:
         :raises LabkitError: if there is none.
         """
         return await asyncio.get_running_loop().run_in_executor(
-            self._worker, self._scrape, accept, compressed
+            self._worker, self._scrape, accept, compressed, time.monotonic()
         )
 
-    def _scrape(self, accept: str, compressed: bool) -> tuple[bytes, str]:
-        if self.exporter is None:
+    def _scrape(self, accept: str, compressed: bool, asked_s: float) -> tuple[bytes, str]:
+        exporter = self.exporter
+        if exporter is None:
             raise LabkitError(self.waiting_for)
-        self._busy_since = time.monotonic()
+        self._busy_since, cpu = time.monotonic(), time.thread_time()
         try:
-            text, kind = self.exporter.text(accept)
+            text, kind = exporter.text(accept)
+            # Level 1: a tenth of the size for a third of the time of the default level.
+            sent = gzip.compress(text, 1, mtime=0) if compressed else text
+            exporter.own.scraped(time.monotonic() - asked_s, time.thread_time() - cpu)
         except Exception as error:  # whatever it is, the server goes on, and says so
             self.failing = f"no snapshot: {getattr(error, 'what', type(error).__name__)}"
             raise
         finally:
             self._busy_since = float("inf")
         self.failing = ""
-        # Level 1: a tenth of the size for a third of the time of the default level.
-        return (gzip.compress(text, 1, mtime=0) if compressed else text), kind
+        return sent, kind
 
     def _run(self) -> None:
         loop = asyncio.new_event_loop()

@@ -54,6 +54,7 @@ class Tables:
         default_factory=dict
     )  # cgroup id -> involuntary switches by nobody in particular
     _dead_cells: dict[tuple[int, str, int], np.ndarray] = field(default_factory=dict)
+    _far: int = 0  # pairs in the table of further cgroups, when it was last read
 
     def __post_init__(self) -> None:
         params = self.program.params
@@ -66,10 +67,10 @@ class Tables:
 
     @property
     def occupancy(self) -> pd.Series:
-        """How full the tables are: ``in_use``, ``resting``, ``room`` (indexes), ``cells``, ``dead`` (remembered here)."""
-        keys, _ = self.program.maps["cells"].raw()
+        """How full the tables were when they were last read: ``in_use``, ``resting``, ``room`` (indexes), ``cells``,
+        ``dead`` (remembered here)."""
         in_use = len(self._ids) - len(self._resting)
-        counts = [in_use, len(self._resting), self.room - 2, len(keys), len(self._dead)]
+        counts = [in_use, len(self._resting), self.room - 2, self._far, len(self._dead)]
         return pd.Series(counts, index=["in_use", "resting", "room", "cells", "dead"])
 
     def ids(self) -> set[int]:
@@ -125,6 +126,7 @@ class Tables:
         dense = self._pairs.sum(axis=0)
         victims, occupants = np.nonzero(dense.any(axis=2))
         keys, values = self.program.maps["cells"].raw()
+        self._far = len(keys)
         packed = np.ascontiguousarray(keys).view(np.uint64)[:, 0]
         far = np.ascontiguousarray(values[:, 0]).view(np.uint64).reshape(-1, 2)
         return (

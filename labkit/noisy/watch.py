@@ -16,11 +16,24 @@ from typing import Self
 
 from labkit import bpfsys, program
 from labkit.names import Directory
+from labkit.names.paths import UNKNOWN
 from labkit.noisy.plan import Plan, plan
 from labkit.noisy.tables import Tables
-from labkit.sched.state import Cost, Snapshot
+from labkit.sched.state import Cost, Room, Snapshot
 
-__all__ = ["Watch"]
+__all__ = ["NOTED", "Watch"]
+
+#: Members of the program's ledger that tell what is in the results, but only in part.
+NOTED = (
+    "missed_waits",
+    "missed_ns",
+    "reconstructed",
+    "cgroups_full",
+    "cells_full",
+    "slots_full",
+    "beyond_log",
+    "evicted",
+)
 
 
 class Watch:
@@ -53,6 +66,7 @@ class Watch:
             raise
         self._began_ns = time.monotonic_ns()
         self._user_ns = time.process_time_ns()
+        self._map_bytes: int | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -75,9 +89,12 @@ class Watch:
     def snapshot(self) -> Snapshot:
         """What was measured since the program was loaded."""
         ids = self.tables.ids()
-        self.directory.names(ids)
-        self.tables.retire({identity for identity in ids if self.directory.gone(identity)})
+        names = self.directory.names(ids)
+        gone = {identity for identity in ids if self.directory.gone(identity)}
+        alive = {identity for identity in ids if identity not in gone and names[identity] is not UNKNOWN}
+        self.tables.retire(gone)
         ledger = self.program.ledger
+        counters = self.program.counters()
         taken_ns = time.monotonic_ns()
         frames = self.tables.frames()
         seen = frames["cells"]["occupant_id"], frames["cells"]["victim_id"], frames["cgroups"]["cgroup_id"]
@@ -86,14 +103,26 @@ class Watch:
             seconds=(taken_ns - self._began_ns) / 1e9,
             mode="live",
             kernel=platform.release(),
-            names=self.directory.frame(sorted(set().union(*(column.tolist() for column in seen)))),
+            names=self.directory.frame(
+                sorted(set().union(*(column.tolist() for column in seen))), alive=alive
+            ),
             ledger=ledger,
-            cost=self._cost(),
+            cost=self._cost(counters["calls"]),
             rules=self.plan.rules,
+            noted={name: counters[name] for name in NOTED},
+            room=self._room(),
             **frames,
         )
 
-    def _cost(self) -> Cost:
+    def _cost(self, calls: int) -> Cost:
         spent_ns = time.process_time_ns() - self._user_ns
-        calls = self.program.counters()["calls"]
         return Cost(calls, self.program.run_time_ns, spent_ns, os.cpu_count() or 1)
+
+    def _room(self) -> Room:
+        if self._map_bytes is None:  # none of them grows
+            sizes = [one.memory_bytes for one in self.program.maps.values()]
+            self._map_bytes = sum(size or 0 for size in sizes) or None
+        taken = self.tables.occupancy
+        entries = {"cgroups": int(taken["in_use"] + taken["resting"]), "cells": int(taken["cells"])}
+        limits = {"cgroups": int(taken["room"]), "cells": self.program.params["cells"]}
+        return Room(entries, limits, self._map_bytes)

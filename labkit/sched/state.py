@@ -6,6 +6,7 @@ the same form. Frames are never changed in place.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,7 +16,7 @@ import pandas as pd
 from labkit.errors import ParameterError
 from labkit.ledger import Ledger, Mode
 
-__all__ = ["KINDS", "SCHEMAS", "Cost", "Snapshot", "between", "empty"]
+__all__ = ["KINDS", "SCHEMAS", "Cost", "Room", "Snapshot", "between", "empty"]
 
 #: What can hold a CPU while somebody waits for it, or keep it from them.
 KINDS = ("cgroup", "idle", "throttled", "steal", "unknown")
@@ -94,6 +95,20 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Room:
+    """How full the program's tables are, and what they cost.
+
+    :param entries: table -> entries in use.
+    :param limits: table -> entries that it has room for.
+    :param map_bytes: kernel memory of all maps; None where the kernel does not tell.
+    """
+
+    entries: Mapping[str, int] = field(default_factory=dict)
+    limits: Mapping[str, int] = field(default_factory=dict)
+    map_bytes: int | None = None
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """What the program's maps held at one moment, by cgroup id, with names.
 
@@ -116,6 +131,9 @@ class Snapshot:
     :param ledger: what was seen and lost.
     :param cost: what measuring cost.
     :param rules: which rule was chosen for what, in words, where the kernel leaves a choice.
+    :param noted: further counts of the program's: what is in the results in part, such as ``missed_waits``, ``missed_ns``,
+        ``cgroups_full`` (the notes of the ledger in ``bpf/noisy_neighbor.c``). Empty where nobody counted.
+    :param room: how full its tables were at the end.
     """
 
     taken_ns: int
@@ -129,6 +147,8 @@ class Snapshot:
     ledger: Ledger
     cost: Cost = field(default_factory=Cost)
     rules: tuple[str, ...] = ()
+    noted: Mapping[str, int] = field(default_factory=dict)
+    room: Room = field(default_factory=Room)
 
 
 def empty(frame: str) -> pd.DataFrame:
@@ -159,6 +179,7 @@ def between(older: Snapshot, newer: Snapshot) -> Snapshot:
         seconds=(newer.taken_ns - older.taken_ns) / 1e9,
         ledger=_ledger_since(older.ledger, newer.ledger),
         cost=newer.cost.since(older.cost),
+        noted={name: count - older.noted.get(name, 0) for name, count in newer.noted.items()},
         **frames,
     )
 

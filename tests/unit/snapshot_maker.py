@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from labkit.ledger import Ledger
-from labkit.sched.state import SCHEMAS, Cost, Snapshot
+from labkit.sched.state import SCHEMAS, Cost, Room, Snapshot
 
 ROOT_ID = 1
 
@@ -86,6 +86,8 @@ def snapshot(*groups: Group, at_s: float = 10.0, lost: int = 0, cost: Cost | Non
         ledger=Ledger("test", "live", seen + lost, seen, {"map_full": lost}, unseen=2, event="switch"),
         cost=cost or Cost(switches=1000, kernel_ns=250_000, user_ns=1_000_000, cpus=2),
         rules=("throttled time: by task_struct.throttled",),
+        noted={"missed_waits": 3, "missed_ns": 5_000_000, "cgroups_full": 1, "cells_full": 2},
+        room=Room({"cgroups": len(groups), "cells": 5}, {"cgroups": 4094, "cells": 16384}, 22_000_000),
     )
 
 
@@ -153,4 +155,5 @@ def crowd(count: int, *, occupants: int = 8, buckets: int = 40, step: int = 1) -
         names=names,
         ledger=Ledger("crowd", "live", total, total, {"map_full": 0}, unseen=0, event="switch"),
         cost=Cost(switches=total, kernel_ns=total * 300, user_ns=1_000_000, cpus=2),
+        room=Room({"cgroups": count, "cells": len(cells)}, {"cgroups": 8190, "cells": 16384}, 22_000_000),
     )

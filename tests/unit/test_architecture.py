@@ -9,7 +9,7 @@ import labkit
 
 ROOT = Path(labkit.__file__).parent
 FLOORS = {
-    1: {"errors", "paths", "text", "ledger", "histogram", "bpfsys", "show", "progress"},
+    1: {"errors", "paths", "text", "ledger", "histogram", "bpfsys", "show", "progress", "until"},
     2: {"kernel", "oracles"},
     3: {"spec", "compiler", "layout", "maps", "ring", "program", "attach", "backedge"},
     4: {"capture", "events"},

@@ -450,7 +450,7 @@ def test_whatever_happens_no_exposed_counter_goes_back_while_it_is_there_and_not
 def test_verdicts_are_about_the_window_and_begin_anew_with_the_table() -> None:
     asked: list[Snapshot] = []
 
-    def judge(interval: Snapshot) -> dict[int, object]:
+    def judge(interval: Snapshot, *_: object) -> dict[int, object]:
         asked.append(interval)
         return {}
 
