@@ -41,10 +41,14 @@ def build_push(targets: tuple[str, ...], dry: bool) -> None:
 
 
 @main.command()
+@click.option(
+    "--token-stdin", is_flag=True, help="The access token comes on standard input: no gcloud is needed."
+)
 @_DRY
-def auth(dry: bool) -> None:
+def auth(token_stdin: bool, dry: bool) -> None:
     """Let the builder push to Google's Artifact Registry."""
-    authenticate(Shell(dry), Registry.of())
+    token = sys.stdin.read().strip() if token_stdin and not dry else ""
+    authenticate(Shell(dry), Registry.of(), token="TOKEN" if token_stdin and dry else token)
 
 
 def _on_cluster(name: str, method: str) -> None:

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from labkit.containers.images import Registry
+from labkit.containers.job import JobWatch
 from labkit.containers.manifests import Rendering, apply, overlay
-from labkit.containers.shell import CommandFailed, Shell
+from labkit.containers.shell import Shell
 from labkit.errors import LabkitError, ParameterError
 from labkit.paths import outcomes_dir
 
@@ -65,7 +66,15 @@ class Cluster:
     def _ask(self, *arguments: str, namespace: str = NAMESPACE, unknown: str = "") -> str:
         return self._shell.read("kubectl", "--namespace", namespace, *arguments, unknown=unknown)
 
-    def _where(self) -> None:
+    def _where(self, *, images: bool = True) -> None:
+        """Say which cluster this is about, and refuse images that its nodes cannot have."""
+        if images and self._registry.local and self._setting("OVERLAY", "gke") != "kind":
+            raise ParameterError(
+                f"a cluster's nodes cannot pull {self._registry.image('exporter')}",
+                why="that name means the node itself, and no registry was named",
+                remedy="PROJECT=my-project REGION=..., or IMAGES=host/folder; on kind, with images "
+                "loaded by `kind load docker-image`: OVERLAY=kind",
+            )
         context = self._shell.read("kubectl", "config", "current-context", unknown="CLUSTER")
         self._shell.say(f"cluster: {context}")
 
@@ -74,22 +83,22 @@ class Cluster:
 
     def deploy(self) -> None:
         """The exporter on every node."""
+        chosen = overlay(self._setting("OVERLAY", "gke"))
         self._where()
         components = ["components/privileged"] if self._setting("PRIVILEGED") not in ("", "0", "no") else []
-        chosen = overlay(self._setting("OVERLAY", "gke"))
         apply(self._shell, Rendering.with_images(self._registry, chosen, components=components))
         self._wait_for("daemonset/labkit-exporter")
 
     def deploy_bpftool(self) -> None:
         """bpftool on every node, from the lab's image, or Debian's where images are this machine's own."""
-        self._where()
+        self._where(images=False)
         wanted = {} if self._registry.local else {"debian": self._registry.image("tools")}
         apply(self._shell, Rendering(("bpftool-daemonset.yaml",), images=wanted))
         self._wait_for("daemonset/labkit-bpftool")
 
     def deploy_monitoring(self) -> None:
         """Let Google's managed Prometheus scrape the exporter."""
-        self._where()
+        self._where(images=False)
         apply(self._shell, Rendering(("pod-monitoring.yaml",)))
 
     def deploy_ballast(self) -> None:
@@ -140,7 +149,7 @@ class Cluster:
 
     def undeploy(self) -> None:
         """Take away all that these tasks brought; programs leave the kernels with their processes."""
-        self._where()
+        self._where(images=False)
         delete = ("kubectl", "delete", "--ignore-not-found")
         # The measuring first, and without waiting for the rest.
         self._shell.run(*delete, "--namespace", NAMESPACE, "daemonset", "labkit-exporter", "labkit-bpftool")
@@ -167,8 +176,10 @@ class Cluster:
         self._kubectl("delete", "--ignore-not-found", "job/labkit-lab", "pod/labkit-outcomes-reader")
         wanted = ("base/namespace.yaml", "lab-job.yaml")
         apply(self._shell, Rendering.with_images(self._registry, *wanted, patches=patches))
-        self._kubectl("logs", "--follow", "--pod-running-timeout=10m", "job/labkit-lab")
-        failed = self._job_failed()
+        job = JobWatch(self._shell, "labkit-lab", NAMESPACE)
+        job.wait_until_it_runs()
+        job.follow_its_log()
+        failed = job.wait_for_its_end()
         self._fetch_outcomes()
         if failed:
             raise LabkitError(
@@ -176,15 +187,6 @@ class Cluster:
                 why=failed,
                 remedy=f"read {outcomes_dir() / 'k8s/latest/README.md'}",
             )
-
-    def _job_failed(self) -> str:
-        # The log ends a moment before the job knows.
-        succeeded = ("wait", "--for=condition=complete", "job/labkit-lab", "--timeout=30s")
-        try:
-            self._ask(*succeeded, unknown="job.batch/labkit-lab condition met")
-        except CommandFailed:
-            return self._ask("get", "job/labkit-lab", "-o", "jsonpath={.status.conditions[*].message}")
-        return ""
 
     def _fetch_outcomes(self) -> None:
         apply(self._shell, Rendering.with_images(self._registry, "outcomes-reader.yaml"))

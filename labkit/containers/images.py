@@ -81,7 +81,7 @@ def _builder(shell: Shell) -> str:
         return chosen or BUILDERS[0]
     raise MissingTool(
         "nothing here builds images",
-        why=f"none of {', '.join(BUILDERS)} is installed",
+        why=f"{chosen} is not installed" if chosen else f"none of {', '.join(BUILDERS)} is installed",
         remedy="./task setup -- --parts containers (Debian, Ubuntu), or ./task lima-build-push",
     )
 
@@ -122,9 +122,12 @@ def push(shell: Shell, registry: Registry, targets: tuple[str, ...] = TARGETS) -
         shell.run(_builder(shell), "push", registry.image(target))
 
 
-def authenticate(shell: Shell, registry: Registry) -> None:
+def authenticate(shell: Shell, registry: Registry, *, token: str = "") -> None:
     """Let the builder push to Google's Artifact Registry, by gcloud's own login.
 
+    With docker this only tells it to ask gcloud from now on; whether somebody is logged in there shows at the push.
+
+    :param token: an access token from elsewhere (a machine with gcloud), instead of asking gcloud here.
     :raises ParameterError: for another registry, which has a login of its own.
     """
     if not registry.host.endswith("-docker.pkg.dev"):
@@ -133,11 +136,11 @@ def authenticate(shell: Shell, registry: Registry) -> None:
             remedy=f"PROJECT=... REGION=..., or log in yourself: {_builder(shell)} login {registry.host}",
         )
     builder = _builder(shell)
-    if builder == "docker":
+    if builder == "docker" and not token:
         shell.run("gcloud", "auth", "configure-docker", registry.host, "--quiet")
         return
     # podman and buildah do not call gcloud's credential helper; a token lasts an hour.
-    token = shell.read("gcloud", "auth", "print-access-token", unknown="TOKEN")
+    token = token or shell.read("gcloud", "auth", "print-access-token", unknown="TOKEN")
     shell.run(
         *(builder, "login", "--username", "oauth2accesstoken", "--password-stdin", registry.host),
         given=token,

@@ -20,6 +20,7 @@ from labkit.containers import images, slim
 from labkit.containers.cluster import Cluster, PodName
 from labkit.containers.demand import serve_until, summary
 from labkit.containers.images import Registry
+from labkit.containers.job import JobNotFinished, JobWatch
 from labkit.containers.manifests import Rendering
 from labkit.containers.shell import CommandFailed, MissingTool, Shell
 from labkit.errors import LabkitError, ParameterError
@@ -33,17 +34,56 @@ ON_CLUSTER = (
 )
 
 KUBECTL = """#!/bin/sh
-# Writes down what it was asked, each argument in quotes, and answers from a file.
+# Writes down what it was asked, each argument in quotes. What changes with time (a pod that begins, a Job that ends) is
+# a list of words, of which each question takes one; the last one stays.
 { printf "'%s' " "$@"; echo; } >>"$KUBECTL_LOG"
+next() { # of the list $2, kept under the name $1
+    [ -e "$KUBECTL_LOG.$1" ] || printf '%s' "$2" >"$KUBECTL_LOG.$1"
+    read -r now later <"$KUBECTL_LOG.$1"
+    printf '%s\n' "$now" >"$KUBECTL_LOG.$1.now"
+    [ -z "$later" ] || printf '%s\n' "$later" >"$KUBECTL_LOG.$1"
+}
+condition() { printf '{"type": "%s", "status": "%s", "reason": "%s", "message": "%s"}' "$@"; }
+pod() { # phase, more of the status
+    printf '{"items": [{"status": {"phase": "%s"%s}}]}' "$1" "${2:+, $2}"
+}
 case "$*" in
+    *"get pods --selector job-name="*)
+        next pods "${ANSWER_PODS:-running}"
+        waits='"containerStatuses": [{"state": {"waiting": {"reason": "%s"}}}]'
+        case $now in
+            none) echo '{"items": []}' ;;
+            unscheduled)
+                why=$(condition PodScheduled False Unschedulable '0/3 nodes')
+                pod Pending "$(printf '"conditions": [%s]' "$why")" ;;
+            creating) pod Pending "$(printf "$waits" ContainerCreating)" ;;
+            badname) pod Pending "$(printf "$waits" InvalidImageName)" ;;
+            away) echo 'The connection to the server was refused' >&2; exit 1 ;;
+            running) pod Running ;;
+            succeeded) pod Succeeded ;;
+        esac ;;
+    *"logs --follow"*)
+        read -r now <"$KUBECTL_LOG.pods.now"
+        case $now in
+            running | succeeded) echo "the lab's log" ;;
+            # kubectl 1.32 says so and ends, whatever --pod-running-timeout is.
+            *) echo 'container "lab" in pod "labkit-lab-x" is waiting to start: ContainerCreating' >&2; exit 1 ;;
+        esac ;;
+    *"get job "*)
+        next job "${ANSWER_JOB:-complete}"
+        case $now in
+            open) found= ;;
+            suspended) found=$(condition Suspended False '' '') ;;
+            complete) found=$(condition Complete True '' '') ;;
+            failed) found=$(condition Failed True BackoffLimitExceeded 'Job has reached the specified backoff limit') ;;
+        esac
+        printf '{"spec": {"activeDeadlineSeconds": %s}, "status": {"conditions": [%s]}}' "${ANSWER_LIMIT:-3600}" "$found" ;;
     *"apply -f -"*) { cat; echo; echo ---; } >>"$KUBECTL_LOG.applied" ;;
     kustomize*) exec "$REAL_KUBECTL" "$@" ;;
     *.spec.nodeName*)
         [ "$ANSWER_NODE" != fail ] || { echo 'pods "x" not found' >&2; exit 1; }
         printf '%s' "$ANSWER_NODE" ;;
     *labkit-exporter*items*) printf '%s' "$ANSWER_EXPORTER" ;;
-    *--for=condition=complete*) exit "${ANSWER_JOB:-0}" ;;
-    *conditions*) echo "Job has reached the specified backoff limit" ;;
     *current-context*) echo test-cluster ;;
     *" exec "*) echo '{"mode": "live"}' ;;
 esac
@@ -83,7 +123,27 @@ def test_a_dry_run_shows_every_command_and_starts_none(name: str) -> None:
 
 
 def test_deploy_has_the_spelling_of_an_old_readme_too() -> None:
-    assert _task("deloy-k8s", "--", "--dry").stdout == _task("deploy-k8s", "--", "--dry").stdout
+    old, new = (_task(name, "PROJECT=p", "--", "--dry").stdout for name in ("deloy-k8s", "deploy-k8s"))
+    assert old == new != ""
+
+
+NEED_IMAGES = ("deploy-k8s", "deploy-ballast", "deploy-stressor", "k8s-lab", "k8s-notebook")
+
+
+@pytest.mark.parametrize("name", NEED_IMAGES)
+def test_images_of_this_machine_are_refused_for_a_cluster_but_kind(name: str) -> None:
+    done = _task(name, "--", "--dry")
+    assert done.returncode == 2
+    assert "cannot pull localhost/labkit-exporter" in done.stderr
+    assert "PROJECT=" in done.stderr
+    assert "OVERLAY=kind" in done.stderr
+    assert "+ kubectl" not in done.stdout
+    assert _task(name, "OVERLAY=kind", "--", "--dry").returncode == 0
+
+
+@pytest.mark.parametrize("name", sorted(set(ON_CLUSTER) - set(NEED_IMAGES)))
+def test_what_needs_no_image_of_the_lab_needs_no_registry(name: str) -> None:
+    assert _task(name, "--", "--dry").returncode == 0
 
 
 def test_build_and_push_in_one_go() -> None:
@@ -250,7 +310,7 @@ def test_settings_reach_the_manifest(
 def test_the_lab_can_be_sent_to_a_node_and_its_outcomes_are_fetched(kubectl: Path) -> None:
     if os.environ["REAL_KUBECTL"] == "kubectl-is-missing":
         pytest.skip("needs kubectl, whose kustomize renders")
-    Cluster(Shell(), {"NODE": "node-3.internal"}).lab()
+    Cluster(Shell(), {"PROJECT": "p", "NODE": "node-3.internal"}).lab()
     (job,) = [d for d in _applied(kubectl) if d["kind"] == "Job"]
     selector = job["spec"]["template"]["spec"]["nodeSelector"]  # type: ignore[index]
     assert selector == {"kubernetes.io/os": "linux", "kubernetes.io/hostname": "node-3.internal"}
@@ -264,10 +324,80 @@ def test_a_lab_that_failed_on_the_cluster_is_a_failure_here_with_its_outcomes_fe
 ) -> None:
     if os.environ["REAL_KUBECTL"] == "kubectl-is-missing":
         pytest.skip("needs kubectl, whose kustomize renders")
-    monkeypatch.setenv("ANSWER_JOB", "1")
-    with pytest.raises(LabkitError, match="backoff limit"):
-        Cluster(Shell(), {}).lab()
+    monkeypatch.setenv("ANSWER_JOB", "failed")
+    with pytest.raises(
+        LabkitError, match="BackoffLimitExceeded: Job has reached the specified backoff limit"
+    ):
+        Cluster(Shell(), {"PROJECT": "p"}).lab()
     assert "'cp'" in kubectl.read_text()
+
+
+def _watch(**patience: float) -> JobWatch:
+    return JobWatch(Shell(), "labkit-lab", "labkit", ask_s=0.01, **patience)
+
+
+def test_the_log_is_asked_for_only_when_there_is_a_container_and_what_it_waits_for_is_told(
+    kubectl: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ANSWER_PODS", "none unscheduled unscheduled creating creating away creating running")
+    watch = _watch()
+    watch.wait_until_it_runs()
+    watch.follow_its_log()
+    out, err = capfd.readouterr()
+    assert out == "the lab's log\n"
+    told = [line for line in err.splitlines() if line.startswith(("waiting", "asking"))]
+    assert told == [
+        "waiting: the Job has no pod yet",
+        "waiting: Unschedulable: 0/3 nodes",
+        "waiting: ContainerCreating",
+        "asking once more: The connection to the server was refused",
+    ]
+
+
+def test_a_pod_that_has_ended_already_has_a_log_too(
+    kubectl: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ANSWER_PODS", "succeeded")
+    watch = _watch()
+    watch.wait_until_it_runs()
+    watch.follow_its_log()
+    assert capfd.readouterr().out == "the lab's log\n"
+
+
+@pytest.mark.parametrize(
+    ("pods", "patience_s", "why"),
+    [
+        ("creating", 0.0, "ContainerCreating"),
+        ("unscheduled", 0.0, "Unschedulable"),
+        ("badname", 900.0, "InvalidImageName"),
+    ],
+)
+def test_a_pod_that_does_not_begin_is_an_error_with_its_reason(
+    kubectl: Path, monkeypatch: pytest.MonkeyPatch, pods: str, patience_s: float, why: str
+) -> None:
+    monkeypatch.setenv("ANSWER_PODS", pods)
+    with pytest.raises(JobNotFinished, match=why) as caught:
+        _watch(patience_s=patience_s).wait_until_it_runs()
+    assert "describe pods" in caught.value.remedy
+
+
+def test_a_job_is_done_only_by_its_own_word(kubectl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANSWER_JOB", "open suspended open complete")
+    assert _watch().wait_for_its_end() == ""
+    assert kubectl.read_text().count("'get' 'job'") == 4
+
+
+def test_a_job_that_says_nothing_is_no_success(kubectl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANSWER_JOB", "open")
+    monkeypatch.setenv("ANSWER_LIMIT", "0")
+    with pytest.raises(JobNotFinished, match="neither"):
+        _watch(grace_s=0.1).wait_for_its_end()
+
+
+def test_an_api_server_that_stays_away_is_an_error(kubectl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANSWER_PODS", "away")
+    with pytest.raises(CommandFailed, match="refused"):
+        _watch().wait_until_it_runs()
 
 
 def test_undeploy_ends_the_measuring_first(kubectl: Path) -> None:
