@@ -61,12 +61,17 @@ def doctor(as_json: bool) -> None:
     "--kernel", default="", metavar="RELEASE", help="Headers of this kernel, not of the running one."
 )
 @click.option("--image", is_flag=True, help="For a container image: packages, but no mounts and no rights.")
-def setup(yes: bool, dry: bool, quiet: bool, parts: str, kernel: str, image: bool) -> None:
+@click.option(
+    "--gcloud-archive", default="", metavar="URL", help="Where Google's apt archive is (with --parts gcloud)."
+)
+def setup(
+    yes: bool, dry: bool, quiet: bool, parts: str, kernel: str, image: bool, gcloud_archive: str
+) -> None:
     """Name, then install, mount and grant what live measurement needs."""
     from labkit.system import setup as run_setup
     from labkit.system.wish import Wish
 
-    asked = Wish.parse(parts, kernel, image=image)
+    asked = Wish.parse(parts, kernel, image=image, gcloud_archive=gcloud_archive)
     sys.exit(run_setup(assume_yes=yes, dry=dry, quiet=quiet, asked=asked))
 
 

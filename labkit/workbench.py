@@ -19,6 +19,7 @@ from labkit.lessons.progress import COPIES as _LEDGER
 from labkit.lessons.progress import digest
 from labkit.notebook_io import read_notebook
 from labkit.paths import lab_root, notebooks_dir, work_dir
+from labkit.system.environment import own_environment
 from labkit.system.kernelspec import wrap_kernelspec
 
 __all__ = ["Copies", "copy_notebooks", "open_lab", "work_dir"]
@@ -109,7 +110,7 @@ def _read_ledger(target: Path) -> dict[str, str]:
 def _settle(prefix: Path) -> None:
     """Put our settings into the environment's overrides, beside whatever else is there."""
     path = prefix / "share/jupyter/lab/settings/overrides.json"
-    if sys.prefix == sys.base_prefix:
+    if not own_environment():
         return
     try:
         before = json.loads(path.read_text()) if path.exists() else {}

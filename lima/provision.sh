@@ -5,7 +5,7 @@
 #
 # It can be run again at any time: what is there is left alone, and then it needs no network.
 #
-#   sudo lima/provision.sh [--user NAME] [--venv FOLDER] [--with gcloud] [--without containers]
+#   sudo lima/provision.sh [--user NAME] [--venv FOLDER] [--with gcloud --gcloud-archive URL] [--without containers]
 #   lima/provision.sh --image [--parts bcc,headers]      in a Dockerfile
 #
 #   --user NAME       who will work here (default: who called sudo, else root)
@@ -13,10 +13,14 @@
 #   --parts LIST      only these of: bcc headers kmod bpftool stress-ng containers gcloud
 #   --with LIST       these as well; the default is all but gcloud, for an image bcc, headers and kmod
 #   --without LIST    but not these
+#   --gcloud-archive URL  where Google's apt archive is, as https://cloud.google.com/sdk/docs/install#deb says
 #   --kernel RELEASE  the kernel that will run, if it is not the one that does (in a chroot)
 #   --image           the file system of a container image: no mounts, no rights, and no archive lists or caches stay
 #   --no-environment  no Python environment: only the packages named by --packages
 #   --packages LIST   Debian packages to install as they are
+#
+# Without bcc, headers and kmod there is no live measurement, and it ends with 1. The other parts are conveniences: what of
+# them cannot be had is named, asked for again at the next run, and not a failure. An image is whole or not made.
 set -eu
 
 say() { printf 'provision: %s\n' "$*" >&2; }
@@ -28,6 +32,7 @@ venv=/opt/labkit/venv
 parts=
 with=
 without=
+gcloud_archive=
 kernel=
 image=
 environment=yes
@@ -43,6 +48,7 @@ while [ "$#" -gt 0 ]; do
         --parts) value "$@"; parts=$2; shift ;;
         --with) value "$@"; with=$2; shift ;;
         --without) value "$@"; without=$2; shift ;;
+        --gcloud-archive) value "$@"; gcloud_archive=$2; shift ;;
         --kernel) value "$@"; kernel=$2; shift ;;
         --packages) value "$@"; packages=$2; shift ;;
         --image) image=yes ;;
@@ -118,7 +124,7 @@ make_environment() {
     as_user env LABKIT_VENV="$venv" ${image:+PIP_NO_CACHE_DIR=1} "$root/task" --version >/dev/null
 }
 
-# What set-up is asked for: the defaults, with and without what was named.
+# What set-up is asked for: the defaults, with and without what was named. $1 chooses needed or optional ones.
 chosen_parts() {
     if [ -n "$parts" ]; then
         all=$(words "$parts")
@@ -128,14 +134,26 @@ chosen_parts() {
         all='bcc headers kmod bpftool stress-ng containers'
     fi
     for part in $all $(words "$with"); do
-        case " $(words "$without") " in *" $part "*) ;; *) printf '%s,' "$part" ;; esac
+        kind=needed
+        case $part in bpftool | stress-ng | containers | gcloud) kind=${image:+needed} ;; esac
+        kind=${kind:-optional}
+        case " $(words "$without") " in *" $part "*) ;; *) [ "$kind" != "$1" ] || printf '%s,' "$part" ;; esac
     done
 }
 
+# -B: no files of root's in a user's clone. SUDO_USER is how set-up knows for whom it is.
 set_up() {
-    # -B: no files of root's in a user's clone. SUDO_USER is how set-up knows for whom it is.
-    SUDO_USER=$user LABKIT_VENV=$venv "$venv/bin/python" -B "$venv/bin/labkit" setup --yes \
-        --parts "$(chosen_parts)" ${kernel:+--kernel "$kernel"} ${image:+--image} >&2
+    SUDO_USER=$user LABKIT_VENV=$venv "$venv/bin/python" -B "$venv/bin/labkit" setup --yes "$@" \
+        ${kernel:+--kernel "$kernel"} ${image:+--image} ${gcloud_archive:+--gcloud-archive "$gcloud_archive"} >&2
+}
+
+# Rights and mounts come with the needed parts, also where none of these is asked for.
+set_up_all() {
+    needed=$(chosen_parts needed)
+    optional=$(chosen_parts optional)
+    if [ -n "$needed" ] || [ -z "$optional" ]; then again set_up --parts "$needed"; fi
+    [ -z "$optional" ] || again set_up --quiet --parts "$optional" ||
+        say "not all of $optional could be had (see above); the lab measures without, and the next run asks again"
 }
 
 # Login shells, and with them `limactl shell`, find the environment: ./task would make another one in the clone.
@@ -160,7 +178,7 @@ fi
 if [ -n "$environment" ]; then
     beginnings
     again make_environment
-    again set_up
+    set_up_all
     [ -n "$image" ] || tell_shells
 fi
 [ -z "$image" ] || tidy

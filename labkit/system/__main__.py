@@ -18,6 +18,7 @@ def main() -> int:
     parser.add_argument("--for-user", metavar="NAME", help="who shall measure live without being root")
     parser.add_argument("--parts", default="", help="only these, as bcc,headers")
     parser.add_argument("--kernel", default="", help="the release whose headers are wanted")
+    parser.add_argument("--gcloud-archive", default="", help="where Google's apt archive is")
     parser.add_argument("--image", action="store_true", help="for a file system that does not run")
     options = parser.parse_args()
     if os.geteuid() != 0:
@@ -25,7 +26,9 @@ def main() -> int:
     try:
         if options.action == "undo":
             return undo()
-        asked = Wish.parse(options.parts, options.kernel, image=options.image)
+        asked = Wish.parse(
+            options.parts, options.kernel, image=options.image, gcloud_archive=options.gcloud_archive
+        )
         return apply(None if options.for_user in (None, "root") else options.for_user, asked)
     except LabkitError as error:
         print(f"error: {error}", file=sys.stderr)

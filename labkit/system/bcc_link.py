@@ -7,12 +7,12 @@ folder with one link in it, and a ``.pth`` file that names the folder.
 
 from __future__ import annotations
 
-import sys
 import sysconfig
 from pathlib import Path
 
 from labkit.errors import LabkitError
 from labkit.kernel import bcc
+from labkit.system.environment import own_environment
 
 __all__ = ["link", "unlink"]
 
@@ -23,8 +23,7 @@ def _site(prefix: Path | None) -> Path | None:
     """Where packages of this environment are; None for the system's own Python, which has bcc of itself."""
     if prefix is not None:
         return next(iter(sorted(prefix.glob("lib/python3*/site-packages"))), None)
-    conda = (Path(sys.prefix) / "conda-meta").is_dir()
-    return Path(sysconfig.get_path("purelib")) if conda or sys.prefix != sys.base_prefix else None
+    return Path(sysconfig.get_path("purelib")) if own_environment() else None
 
 
 def link(prefix: Path | None = None) -> str:

@@ -40,7 +40,7 @@ def steps(user: str | None, *, asked: Wish | None = None, given_up: list[str] | 
     asked = asked or Wish()
     packages: list[Step] = [
         Packages(given_up or (), asked),
-        *([Gcloud()] if "gcloud" in asked.chosen else []),
+        *([Gcloud(asked.gcloud_archive)] if "gcloud" in asked.chosen else []),
     ]
     if asked.image:
         return packages

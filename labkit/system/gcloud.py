@@ -1,8 +1,12 @@
-"""Google's command line, from Google's own archive: only where it was asked for by name."""
+"""Google's command line, from Google's own archive: only where it was asked for, and where the archive was named.
+
+apt has no default for that archive. Who asks for gcloud takes its address from Google's page, where it can be held
+against what Google says today: ``--gcloud-archive URL`` of `labkit setup` and of lima/provision.sh, the parameter
+``gcloud_archive`` of the Lima template.
+"""
 
 from __future__ import annotations
 
-import os
 import shutil
 import urllib.request
 from pathlib import Path
@@ -12,18 +16,23 @@ from labkit.system.step import Done, OutOfReach, SetupFailed, Step, command, rem
 
 __all__ = ["Gcloud"]
 
-#: Where Google's archive is, as https://cloud.google.com/sdk/docs/install#deb says: apt has no default for it.
-_VARIABLE = "LABKIT_GCLOUD_ARCHIVE"
+_PAGE = "https://cloud.google.com/sdk/docs/install#deb"
 _KEY = Path("/usr/share/keyrings/labkit-google-cloud.asc")
 _SOURCE = Path("/etc/apt/sources.list.d/labkit-google-cloud.sources")
 _PACKAGE = "google-cloud-cli"
 
 
 class Gcloud(Step):
-    """``gcloud`` for the registry and for GKE. Debian has no package of it."""
+    """``gcloud`` for the registry and for GKE. Debian has no package of it.
+
+    :param archive: address of Google's apt archive, ``https://`` or a local copy by ``file:/``.
+    """
 
     name = "gcloud"
     why = "signs in to Google's registry and clusters"
+
+    def __init__(self, archive: str = "") -> None:
+        self.archive = archive.rstrip("/")
 
     def missing(self) -> list[str]:
         return (
@@ -36,14 +45,16 @@ class Gcloud(Step):
                 "gcloud cannot be installed", why="this system has no apt-get",
                 remedy="https://cloud.google.com/sdk/docs/install",
             )  # fmt: skip
-        archive = os.environ.get(_VARIABLE, "").rstrip("/")
-        if not archive.startswith("https://"):
+        if not self.archive.startswith(("https://", "file:/")):
             raise OutOfReach(
-                "gcloud cannot be installed", why=f"{_VARIABLE} does not say where Google's archive is",
-                remedy=f"{_VARIABLE}=https://... with the address at https://cloud.google.com/sdk/docs/install#deb",
-            )  # fmt: skip
+                "gcloud cannot be installed",
+                why=f"{self.archive!r} is no address of an archive"
+                if self.archive
+                else "no archive was named",
+                remedy=f"--gcloud-archive https://... with the address at {_PAGE}",
+            )
         try:
-            with urllib.request.urlopen(f"{archive}/doc/apt-key.gpg", timeout=30) as answer:
+            with urllib.request.urlopen(f"{self.archive}/doc/apt-key.gpg", timeout=30) as answer:
                 key = answer.read()
         except OSError as error:
             raise OutOfReach(
@@ -54,12 +65,13 @@ class Gcloud(Step):
         done.save()
         _KEY.write_bytes(key)
         _SOURCE.write_text(
-            f"Types: deb\nURIs: {archive}\nSuites: cloud-sdk\nComponents: main\nSigned-By: {_KEY}\n"
+            f"Types: deb\nURIs: {self.archive}\nSuites: cloud-sdk\nComponents: main\nSigned-By: {_KEY}\n"
         )
         try:
             command(["apt-get", "-q", "update"])
             install([_PACKAGE], done)
         except SetupFailed as error:
+            self.undo(done)  # an archive that does not answer would be in the way of every later update
             raise OutOfReach(
                 f"{_PACKAGE} cannot be installed", why=error.why, remedy="get on the network"
             ) from error

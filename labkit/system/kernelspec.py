@@ -6,6 +6,8 @@ import json
 import sys
 from pathlib import Path
 
+from labkit.system.environment import own_environment
+
 __all__ = ["wrap_kernelspec"]
 
 
@@ -15,11 +17,11 @@ def wrap_kernelspec(prefix: Path | None = None) -> bool:
     Whether a kernel can and must go through the launcher is decided when it starts, not here: the same file serves
     root, a user of the group, and a user without any rights.
 
-    :param prefix: the environment; the running one by default. A system-wide Python is left alone.
+    :param prefix: the environment; the running one by default (a venv, uv's, conda's). A system-wide Python is left alone.
     :returns: True if the kernelspec starts kernels so now; False if there is none that we may change (kernels then
         start as ever, and the doctor says what they may do).
     """
-    if prefix is None and sys.prefix == sys.base_prefix:
+    if prefix is None and not own_environment():
         return False
     path = (prefix or Path(sys.prefix)) / "share/jupyter/kernels/python3/kernel.json"
     try:

@@ -61,6 +61,18 @@ def _has_tool(*names: str) -> Callable[[], bool]:
     return lambda: any(shutil.which(name, path=path) for name in names for path in (None, _SBIN))
 
 
+def _has_bpftool() -> bool:
+    """Ubuntu's is a script that is there for every kernel, and works only where the tools of this one are installed."""
+    path = next((found for where in (None, _SBIN) if (found := shutil.which("bpftool", path=where))), None)
+    if path is None:
+        return False
+    try:
+        command([path, "version"])
+    except SetupFailed:
+        return False
+    return True
+
+
 def _headers_packages(asked: Wish) -> tuple[str, ...]:
     """Headers of a kernel, and after them those that the archive has instead, of the same flavour first.
 
@@ -89,8 +101,8 @@ def _everything(asked: Wish) -> list[Want]:
         Want(
             "bpftool",
             "shows what is loaded",
-            ("bpftool", "linux-tools-common"),
-            _has_tool("bpftool"),
+            ("bpftool", f"linux-tools-{asked.kernel or platform.release()}", "linux-tools-common"),
+            _has_bpftool,
             needed=False,
         ),
         Want("stress-ng", "known workloads", ("stress-ng",), _has_tool("stress-ng"), needed=False),

@@ -31,11 +31,13 @@ class Wish:
     :param parts: only these; empty: the usual ones.
     :param kernel: the release whose headers are wanted; empty: the running kernel's.
     :param image: for the file system of a container image, which does not run: packages, but no mounts and no rights.
+    :param gcloud_archive: where Google's apt archive is, for the part ``gcloud``.
     """
 
     parts: tuple[Part, ...] = ()
     kernel: str = ""
     image: bool = False
+    gcloud_archive: str = ""
 
     @property
     def chosen(self) -> tuple[Part, ...]:
@@ -43,7 +45,9 @@ class Wish:
         return self.parts or (IMAGE if self.image else USUAL)
 
     @classmethod
-    def parse(cls, parts: str = "", kernel: str = "", *, image: bool = False) -> Wish:
+    def parse(
+        cls, parts: str = "", kernel: str = "", *, image: bool = False, gcloud_archive: str = ""
+    ) -> Wish:
         """From the command line: parts as ``bcc,headers``.
 
         :raises LabkitError: if a part does not exist.
@@ -56,10 +60,11 @@ class Wish:
                 f"set-up knows no part {' and no part '.join(unknown)}",
                 remedy=f"the parts are: {', '.join(PARTS)}",
             )
-        return cls(tuple(part for part in PARTS if part in names), kernel, image)
+        return cls(tuple(part for part in PARTS if part in names), kernel, image, gcloud_archive)
 
     def arguments(self) -> list[str]:
         """The same, for a command line."""
         listed = ["--parts", ",".join(self.parts)] if self.parts else []
         listed += ["--kernel", self.kernel] if self.kernel else []
+        listed += ["--gcloud-archive", self.gcloud_archive] if self.gcloud_archive else []
         return [*listed, "--image"] if self.image else listed

@@ -208,6 +208,38 @@ def _forwards(template: dict[str, Any]) -> Iterator[str]:
             yield f"{where}.reverse is only for sockets"
 
 
+def forwarded(template: dict[str, Any], guest_ip: str, port: int) -> str | None:
+    """Where a TCP port that something in the guest listens on appears on the host; None if nowhere.
+
+    As ``forwardingAddresses()`` of ``pkg/hostagent/port.go`` decides it: the first rule that matches, and after the
+    template's own the default, which is about the loopbacks, and about ports that listen on all addresses.
+    """
+    listens = ipaddress.ip_address(guest_ip)
+    for rule in (*template.get("portForwards", []), {}):
+        if "guestSocket" in rule or rule.get("proto", "tcp") == "udp":
+            continue
+        about = ipaddress.ip_address(
+            rule.get("guestIP", "0.0.0.0" if rule.get("guestIPMustBeZero") else "127.0.0.1")
+        )
+        first, last = _range(rule, "guest")
+        if not first <= port <= last:
+            continue
+        matches = (
+            listens.is_unspecified
+            or listens == about
+            or (str(listens) == "::1" and str(about) == "127.0.0.1")
+            or (about.is_unspecified and not rule.get("guestIPMustBeZero"))
+        )
+        if not matches:
+            continue
+        if rule.get("ignore"):
+            if listens.is_unspecified and not about.is_unspecified:
+                continue
+            return None
+        return f"{rule.get('hostIP', '127.0.0.1')}:{_range(rule, 'host')[0] + port - first}"
+    return None
+
+
 def _range(rule: dict[str, Any], side: str) -> tuple[int, int]:
     if f"{side}PortRange" in rule:
         first, last = rule[f"{side}PortRange"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -21,12 +22,18 @@ TASKS = {
     name: task for name, task in yaml.safe_load((ROOT / "Taskfile.yml").read_text())["tasks"].items()
     if name.startswith("lima-")
 }  # fmt: skip
-VERBS = ["start", "stop", "delete", "shell", "notebook", "lab", "test", "build-push"]
+VERBS = ["start", "stop", "delete", "shell", "notebook", "lab", "test", "auth", "build-push"]
 
 STAND_IN = f"""#!{sys.executable}
 import json, os, sys
 with open(os.environ["CALLS"], "a") as log:
     log.write(json.dumps(sys.argv[1:]) + "\\n")
+if os.environ.get("BROKEN"):
+    print("level=fatal msg=\\"cannot load _config\\"", file=sys.stderr)
+    sys.exit(1)
+if "docker-auth" in sys.argv:
+    with open(os.environ["CALLS"] + ".stdin", "w") as given:
+        given.write(sys.stdin.read())
 if sys.argv[1] == "list":
     state = os.environ["STATE"]
     if state:
@@ -40,7 +47,7 @@ def run(
     """Run a verb with limactl in a state ("" for no instance, None for no limactl); returns its calls except questions."""
     tools = tmp_path / "bin"
     tools.mkdir(exist_ok=True)
-    for name in ("sh", "dirname", "grep", "sed", "uname", "env"):
+    for name in ("sh", "dirname", "grep", "sed", "uname", "env", "cat"):
         if not (tools / name).exists():
             (tools / name).symlink_to(
                 f"/usr/bin/{name}" if Path(f"/usr/bin/{name}").exists() else f"/bin/{name}"
@@ -148,15 +155,72 @@ def test_what_is_not_there_needs_no_stopping(verb: str, tmp_path: Path) -> None:
 
 def test_images_are_built_there_with_the_settings_of_here(tmp_path: Path) -> None:
     _, (call,) = run(
-        "build-push", "--", "--dry", tmp_path=tmp_path, state="Running", PROJECT="my-project", TAG="1.2"
+        *("build-push", "--", "--target", "tools"),
+        tmp_path=tmp_path,
+        state="Running",
+        PROJECT="my-project",
+        TAG="1.2",
     )
     assert {"PROJECT=my-project", "TAG=1.2", "REGION="} <= set(call)
-    assert call[-4:] == ["./task", "local-build-push", "--", "--dry"]
+    assert call[-5:] == ["./task", "local-build-push", "--", "--target", "tools"]
+
+
+@pytest.mark.parametrize("verb", ["auth", "build-push"])
+@pytest.mark.parametrize("state", [None, "", "Stopped", "Running"])
+def test_a_dry_run_shows_the_lines_and_starts_nothing_with_or_without_limactl(
+    verb: str, state: str | None, tmp_path: Path
+) -> None:
+    done, calls = run(verb, "--", "--dry", tmp_path=tmp_path, state=state, PROJECT="my project")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "calls").read_text() == "", "not even a question"
+    assert calls == []
+    start, shell = [line.partition("limactl ")[2] for line in done.stdout.splitlines() if "+ " in line]
+    assert shlex.split(start)[-1] == str(ROOT / "lima/ebpf-lab.yaml")
+    words = shlex.split(shell)
+    assert words[:4] == ["shell", "--workdir", "/lab", "ebpf-lab"]
+    assert "PROJECT=my project" in words
+    task = {"auth": "docker-auth", "build-push": "local-build-push"}[verb]
+    assert words[words.index("./task") + 1] == task
+
+
+def test_a_push_from_in_there_gets_a_token_on_standard_input_and_not_in_any_command(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    gcloud = tmp_path / "bin/gcloud"
+    gcloud.write_text('#!/bin/sh\n[ "$*" = "auth print-access-token" ] && echo SECRET\n')
+    gcloud.chmod(0o755)
+    done, (call,) = run("auth", tmp_path=tmp_path, state="Running", PROJECT="p", REGION="us-east1")
+    assert done.returncode == 0, done.stderr
+    assert call[-4:] == ["./task", "docker-auth", "--", "--token-stdin"]
+    assert {"PROJECT=p", "REGION=us-east1"} <= set(call)
+    assert "SECRET" not in (tmp_path / "calls").read_text()
+    assert (tmp_path / "calls.stdin").read_text() == "SECRET"
+
+
+def test_without_gcloud_here_the_login_says_what_to_do(tmp_path: Path) -> None:
+    done, calls = run("auth", tmp_path=tmp_path, state="Running")
+    assert (done.returncode, calls) == (2, [])
+    assert "gcloud is not installed here" in done.stderr
+    assert "podman login" in done.stderr
+
+
+def test_arguments_that_come_too_late_are_refused_with_the_way_to_change_the_machine(tmp_path: Path) -> None:
+    for state in ("Running", "Stopped"):
+        done, calls = run("start", "--", "--cpus", "2", tmp_path=tmp_path, state=state)
+        assert (done.returncode, calls) == (2, [])
+        assert "limactl edit ebpf-lab --cpus 2" in done.stderr
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_limactl_that_does_not_work_is_no_missing_machine(verb: str, tmp_path: Path) -> None:
+    done, calls = run(verb, tmp_path=tmp_path, state="Running", BROKEN="1")
+    assert (done.returncode, calls) == (2, [])
+    assert "limactl is installed and does not work" in done.stderr
+    assert "cannot load _config" in done.stderr
 
 
 def test_the_settings_are_those_of_the_task_that_builds() -> None:
     tasks = yaml.safe_load((ROOT / "Taskfile.yml").read_text())["tasks"]
-    assert tasks["lima-build-push"]["env"] == tasks["local-build-push"]["env"]
+    assert tasks["lima-build-push"]["env"] == tasks["lima-auth"]["env"] == tasks["local-build-push"]["env"]
     passed = set(re.findall(r'"([A-Z_]+)=\$', (ROOT / "lima/vm.sh").read_text()))
     assert passed <= set(tasks["local-build-push"]["env"])
 

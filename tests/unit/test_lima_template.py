@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from lima_rules import problems
+from lima_rules import forwarded, problems
 
 from labkit.metrics.server import MetricsServer
 
@@ -115,6 +115,24 @@ def test_jupyter_is_forwarded_between_loopbacks_and_all_else_is_not() -> None:
     assert rest["guestPortRange"] == [1, 65535]
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "0.0.0.0", "::", "192.168.5.15"])
+@pytest.mark.parametrize(
+    ("port", "seen"), [(8888, True), (8899, True), (9798, True), (5353, False), (8900, False)]
+)
+def test_what_is_seen_outside_is_jupyter_and_the_exporter_wherever_they_listen(
+    address: str, port: int, seen: bool
+) -> None:
+    outside = f"127.0.0.1:{port}" if seen and address != "192.168.5.15" else None
+    assert forwarded(TEMPLATE, address, port) == outside
+
+
+def test_a_rule_for_the_loopback_alone_would_let_ports_on_all_addresses_out() -> None:
+    template = copy.deepcopy(TEMPLATE)
+    template["portForwards"][-1]["guestIP"] = "127.0.0.1"
+    assert forwarded(template, "127.0.0.1", 5353) is None
+    assert forwarded(template, "0.0.0.0", 5353) == forwarded(template, "::", 5353) == "127.0.0.1:5353"
+
+
 def test_the_metrics_port_is_the_exporters() -> None:
     default = inspect.signature(MetricsServer).parameters["port"].default
     assert TEMPLATE["portForwards"][1]["guestPort"] == default
@@ -124,6 +142,8 @@ def test_provisioning_is_the_one_script_and_its_failure_is_seen_by_a_probe() -> 
     (entry,) = TEMPLATE["provision"]
     assert entry["mode"] == "system"
     assert 'sh /lab/lima/provision.sh --user "{{.User}}"' in entry["script"]
+    assert '--with "${PARAM_with:-}"' in entry["script"]
+    assert '--gcloud-archive "${PARAM_gcloud_archive:-}"' in entry["script"]
     assert entry["script"].count("touch /run/labkit/failed") == 2
     assert "/run/labkit/failed" in TEMPLATE["probes"][0]["script"]
 
@@ -152,5 +172,5 @@ def test_every_task_that_it_names_exists() -> None:
     tasks = yaml.safe_load((ROOT / "Taskfile.yml").read_text())["tasks"]
     texts = [TEXT, *(path.read_text() for path in (ROOT / "lima").glob("*.*"))]
     named = set(re.findall(r"\./task ((?:lima|local)-[a-z-]+)", "\n".join(texts)))
-    assert {"lima-lab", "lima-notebook", "lima-shell", "local-build-push"} <= named
+    assert {"lima-lab", "lima-notebook", "lima-shell", "lima-auth"} <= named
     assert named <= tasks.keys()

@@ -14,10 +14,13 @@ import pytest
 
 from labkit.errors import LabkitError
 from labkit.kernel.privilege import privilege
+from labkit.system import __main__ as system_main
 from labkit.system import bcc_link, launch, setup
 from labkit.system import command as command_module
+from labkit.system import gcloud as gcloud_module
 from labkit.system.access import file_capabilities
 from labkit.system.command import steps
+from labkit.system.gcloud import Gcloud
 from labkit.system.kernelspec import wrap_kernelspec
 from labkit.system.mounts import mount_options
 from labkit.system.packages import Packages, parse_candidates, parse_simulation, wants
@@ -299,12 +302,14 @@ def test_a_misspelt_part_is_refused_with_the_list() -> None:
 
 
 def test_a_wish_survives_the_way_through_sudo() -> None:
-    asked = Wish.parse("bcc,gcloud", "6.1.0-9-amd64", image=True)
-    argv = asked.arguments()
-    assert (
-        Wish.parse(argv[argv.index("--parts") + 1], argv[argv.index("--kernel") + 1], image="--image" in argv)
-        == asked
-    )
+    asked = Wish.parse("bcc,gcloud", "6.1.0-9-amd64", image=True, gcloud_archive="https://g.example/apt")
+    seen: list[Wish] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(system_main, "apply", lambda _, wish: seen.append(wish) or 0)
+        patch.setattr(system_main.os, "geteuid", lambda: 0)
+        patch.setattr(sys, "argv", ["labkit.system", "apply", "--for-user", "root", *asked.arguments()])
+        assert system_main.main() == 0
+    assert seen == [asked]
     assert Wish().arguments() == []
 
 
@@ -333,6 +338,99 @@ def test_gcloud_is_set_up_only_where_it_was_asked_for_and_is_always_taken_back(t
     ours = Done(files=["/etc/apt/sources.list.d/labkit-google-cloud.sources"])
     lines = [line for step in steps("", asked=Wish(parts=PARTS)) for line in step.owned(ours)]
     assert lines == ["remove /etc/apt/sources.list.d/labkit-google-cloud.sources"]
+
+
+@pytest.fixture
+def google(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """apt's folders are elsewhere, and apt only writes down what it is asked. The archive is ``tmp_path/archive``."""
+    calls: list[list[str]] = []
+
+    def note(argv: list[str], **_: object) -> str:
+        calls.append(list(argv))
+        if (tmp_path / "away").exists() and "update" in argv:
+            raise SetupFailed("apt-get update failed", why="E: cannot connect")
+        return ""
+
+    monkeypatch.setattr(gcloud_module, "_KEY", tmp_path / "key.asc")
+    monkeypatch.setattr(gcloud_module, "_SOURCE", tmp_path / "google.sources")
+    monkeypatch.setattr(gcloud_module, "command", note)
+    monkeypatch.setattr(gcloud_module, "install", lambda names, _: calls.append(["install", *names]))
+    monkeypatch.setattr(
+        gcloud_module.shutil, "which", lambda name: None if name == "gcloud" else f"/usr/bin/{name}"
+    )
+    monkeypatch.setattr(Done, "save", lambda *_: None)
+    (tmp_path / "archive/doc").mkdir(parents=True)
+    (tmp_path / "archive/doc/apt-key.gpg").write_text("the key")
+    return calls
+
+
+def test_gcloud_comes_from_the_archive_that_was_named(tmp_path: Path, google: list[list[str]]) -> None:
+    done, address = Done(), f"file:{tmp_path}/archive"
+    step = Gcloud(f"{address}/")
+    step.apply(done)
+    assert (tmp_path / "key.asc").read_text() == "the key"
+    source = (tmp_path / "google.sources").read_text().splitlines()
+    assert f"URIs: {address}" in source
+    assert f"Signed-By: {tmp_path}/key.asc" in source
+    assert google[-1] == ["install", "google-cloud-cli"]
+    step.undo(done)
+    assert done.files == []
+    assert not (tmp_path / "google.sources").exists()
+
+
+@pytest.mark.parametrize("archive", ["", "packages", "http://g.example/apt"])
+def test_gcloud_without_an_archive_says_how_to_name_one(archive: str, google: list[list[str]]) -> None:
+    with pytest.raises(OutOfReach) as caught:
+        Gcloud(archive).apply(Done())
+    assert "--gcloud-archive https://" in caught.value.remedy
+    assert google == []
+
+
+@pytest.mark.parametrize("away", ["the key", "the lists"])
+def test_an_archive_that_does_not_answer_leaves_nothing_in_the_way_of_apt(
+    away: str, tmp_path: Path, google: list[list[str]]
+) -> None:
+    done = Done()
+    if away == "the key":
+        (tmp_path / "archive/doc/apt-key.gpg").unlink()
+    else:
+        (tmp_path / "away").touch()
+    with pytest.raises(OutOfReach):
+        Gcloud(f"file:{tmp_path}/archive").apply(done)
+    assert list(tmp_path.glob("google*")) == list(tmp_path.glob("key*")) == done.files == []
+
+
+@pytest.mark.parametrize(
+    ("prefix", "base", "conda", "own"),
+    [("venv", "base", False, True), ("env", "env", True, True), ("usr", "usr", False, False)],
+)
+def test_conda_is_an_environment_of_ones_own_though_its_prefix_is_its_base(
+    prefix: str, base: str, conda: bool, own: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernelspec of a conda environment is wrapped, so that who was given the rights measures live in JupyterLab."""
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / prefix))
+    monkeypatch.setattr(sys, "base_prefix", str(tmp_path / base))
+    if conda:
+        (tmp_path / prefix / "conda-meta").mkdir(parents=True)
+    kernels = tmp_path / prefix / "share/jupyter/kernels/python3"
+    kernels.mkdir(parents=True)
+    argv = ["python", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    (kernels / "kernel.json").write_text(json.dumps({"argv": argv}))
+    assert wrap_kernelspec() == own
+    assert (launch.__file__ in json.loads((kernels / "kernel.json").read_text())["argv"]) == own
+
+
+def test_a_bpftool_that_does_not_work_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ubuntu's says `WARNING: bpftool not found for kernel ...` and ends with 2 until the kernel's own tools are there."""
+    (want,) = wants(Wish.parse("bpftool"))
+    tool = tmp_path / "bpftool"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for status, there in ((2, False), (0, True)):
+        tool.write_text(f"#!/bin/sh\n[ $1 = version ] && exit {status}\n")
+        tool.chmod(0o755)
+        assert want.present() == there
+    assert want.packages[-1] == "linux-tools-common"
+    assert want.packages[-2] == f"linux-tools-{platform.release()}"
 
 
 def test_what_was_asked_for_by_name_and_cannot_be_had_is_an_error(
