@@ -1,9 +1,10 @@
 """Control groups of our own: made for workloads, and removed whatever happens.
 
-They lie under ``labkit-PID-START-N`` in the cgroup2 tree (v2, or the unified tree of a hybrid machine), the name telling
-whose they are; where weight or quota are asked for and the cpu controller is mounted as v1, the same folders lie in its
-tree too. They are removed by the context manager; if the process dies before, by the janitor; if that dies too, by
-:func:`sweep`, which every run calls first.
+They lie under ``labkit-PID-START-N`` in the cgroup2 tree (v2, or the unified tree of a hybrid machine), at its root or,
+for an ordinary user, in the cgroup that was given to them (:mod:`labkit.kernel.place`); the name tells whose they are.
+Where weight or quota are asked for and the cpu controller is mounted as v1, the same folders lie in its tree too. They are
+removed by the context manager; if the process dies before, by the janitor; if that dies too, by :func:`sweep`, which every
+run calls first.
 
 Sources: ``Documentation/admin-guide/cgroup-v2.rst`` (``cpu.max``, ``cpu.weight``, ``cgroup.subtree_control``, the
 no-internal-process rule), ``Documentation/scheduler/sched-bwc.rst`` (``cpu.cfs_quota_us``).
@@ -26,12 +27,13 @@ from typing import IO, Self
 
 from labkit._janitor import disable_cpu, remove_cgroup, start_ticks
 from labkit.errors import CgroupError
-from labkit.kernel.cgroup import Hierarchy, hierarchy
+from labkit.kernel.cgroup import hierarchy
+from labkit.kernel.place import HOME, place
 
 __all__ = ["Group", "Janitor", "Scope", "janitor", "sweep"]
 
 _PREFIX = "labkit"
-_AS_ROOT = "as root it works; an ordinary user needs a delegated subtree. Workloads also run without cgroups"
+_AS_ROOT = "as root it works; `labkit doctor` says what an ordinary user may do"
 
 
 class Janitor:
@@ -128,31 +130,30 @@ class Scope:
     :param groups: cgroups to make, as names or as :class:`Group`, such as ``["service", "hog"]``.
     :param cpu: make them in the cpu controller too. Without it there is neither weight nor quota, and all of them
         compete as if they were in the cgroup that this process is in.
-    :param weight: of the scope's own cgroup, against the rest of the machine (needs ``cpu``).
+    :param weight: of the scope's own cgroup, against what is beside it: the rest of the machine, for an ordinary user the
+        rest of the cgroup that was given to them (needs ``cpu``).
+    :raises CgroupError: if this process may make cgroups nowhere.
 
     >>> with Scope(["service"]) as scope:              # doctest: +SKIP
     ...     scope.add("service", os.getpid())
     """
 
     def __init__(self, groups: Sequence[str | Group], *, cpu: bool = False, weight: int = 100) -> None:
-        tree = hierarchy()
-        if tree.unified is None:
-            raise CgroupError("no cgroup2 tree to make a cgroup in", why=f"cgroups are {tree.mode} here")
-        self._tree = tree
+        self._tree = hierarchy()
+        self._place = place(self._tree)
         self.groups = _with_ancestors(groups)
         self.names = list(self.groups)
         self.cpu, self.weight = cpu, weight
-        self._v1 = tree.controllers.get("cpu") if cpu else None
+        self._v1 = self._place.cpu if cpu else None
         mark = f"{_PREFIX}-{os.getpid()}-{start_ticks(os.getpid())}"
         serial = next(
             n for n in range(10_000) if not any((t / f"{mark}-{n}").exists() for t in self._trees())
         )
-        self.root = tree.unified / f"{mark}-{serial}"
+        self.root = self._place.unified / f"{mark}-{serial}"
         self._enabled: Path | None = None
 
     def _trees(self) -> list[Path]:
-        assert self._tree.unified is not None
-        return [self._tree.unified, *([self._v1] if self._v1 else [])]
+        return [self._place.unified, *([self._v1] if self._v1 else [])]
 
     def _roots(self) -> list[Path]:
         return [tree / self.root.name for tree in self._trees()]
@@ -185,16 +186,16 @@ class Scope:
 
     def _enable_at_the_top(self) -> None:
         """On v2 a cgroup has cpu.max only if its parent hands the controller down."""
-        top = self._tree.unified
-        assert top is not None
-        if "cpu" not in (top / "cgroup.controllers").read_text().split():
+        top = self._place.unified
+        if not self._place.has_cpu:
             raise CgroupError(
                 "weights and quotas cannot be set here",
-                why=f"the cgroup2 tree at {top} has no cpu controller",
+                why=f"there is no cpu controller at {top}, or it may not be written",
                 remedy="run where the cpu controller is mounted (v1) or delegated (v2)",
             )
         control = top / "cgroup.subtree_control"
         if "cpu" not in control.read_text().split():
+            _clear(top)
             janitor.watch_controller(control)
             self._enabled = control
             control.write_text("+cpu")
@@ -241,8 +242,14 @@ class Scope:
         """Move a process into the root cgroup, outside every container.
 
         :param cpu_only: of a v1 cpu controller only (there real-time tasks may run); it keeps its place otherwise.
-        :raises CgroupError: if the kernel refuses.
+        :raises CgroupError: if the kernel refuses, or we are no root.
         """
+        if not self._place.whole:
+            raise CgroupError(
+                f"process {pid} cannot join the root cgroup",
+                why=f"cgroups of this user lie below {self._place.unified}",
+                remedy="as root it works",
+            )
         unified, v1 = self._tree.unified, self._tree.controllers.get("cpu")
         assert unified is not None
         for top in [*([] if cpu_only else [unified]), *([v1] if v1 else [])]:
@@ -254,8 +261,12 @@ class Scope:
         return "/" + str((self.root / name).relative_to(self._tree.unified))
 
     def cpu_path(self, name: str) -> str:
-        """Path in the cpu controller's tree: the same; on v1 the root if it was not made there."""
-        return self.path(name) if self.cpu or "cpu" not in self._tree.controllers else "/"
+        """Path in the cpu controller's tree: the same on v2; on v1 its own, the root if it was not made there."""
+        v1 = self._tree.controllers.get("cpu")
+        if v1 is None:
+            return self.path(name)
+        folder = self.cpu_folder(name)
+        return "/" + str(folder.relative_to(v1)) if folder is not None else "/"
 
     def folder(self, name: str) -> Path:
         """Its directory in the cgroup2 tree."""
@@ -280,6 +291,26 @@ class Scope:
             with contextlib.suppress(OSError):
                 janitor.release_controller(self._enabled)
             self._enabled = None
+
+
+def _clear(top: Path) -> None:
+    """Move our processes out of a cgroup that is to hand a controller down, into a leaf. The root alone may hold both."""
+    if not (top / "cgroup.type").exists():  # the root has none
+        return
+    home = top / HOME
+    home.mkdir(exist_ok=True)
+    for _ in range(100):  # some may be starting others
+        pids = (top / "cgroup.procs").read_text().split()
+        if not pids:
+            return
+        for pid in pids:
+            try:
+                (home / "cgroup.procs").write_text(pid)
+            except ProcessLookupError:
+                continue  # it has ended
+    raise CgroupError(
+        f"{top} does not get empty of processes", why="new ones come faster than they can be moved"
+    )
 
 
 def _move(pid: int, folder: Path, name: str) -> None:
@@ -310,7 +341,7 @@ def sweep() -> list[str]:
     container, seen from the host), it tells us nothing.
     """
     removed: dict[str, None] = {}
-    for folder in _ours(hierarchy()):
+    for folder in _ours():
         match = re.fullmatch(rf"{_PREFIX}-(\d+)-(\d+)-\d+", folder.name)
         if match is None or start_ticks(match.group(1)) == match.group(2) or _holds_strangers(folder):
             continue
@@ -331,6 +362,13 @@ def _holds_strangers(folder: Path) -> bool:
     return False
 
 
-def _ours(tree: Hierarchy) -> list[Path]:
-    tops = [top for top in (tree.unified, tree.controllers.get("cpu")) if top is not None]
-    return [folder for top in tops for folder in top.glob(f"{_PREFIX}-*-*-*")]
+def _ours() -> list[Path]:
+    """The folders of scopes, whoever's: at the roots, and where this process may make its own."""
+    tree = hierarchy()
+    tops = [tree.unified, tree.controllers.get("cpu")]
+    with contextlib.suppress(CgroupError):
+        own = place(tree)
+        tops += [own.unified, own.cpu]
+    return [
+        folder for top in dict.fromkeys(tops) if top is not None for folder in top.glob(f"{_PREFIX}-*-*-*")
+    ]

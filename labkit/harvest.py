@@ -13,9 +13,10 @@ from labkit.findings import MIME_TYPE, is_finding
 from labkit.ledger import Mode
 from labkit.notebook_io import tags
 
-__all__ = ["CHAPTER_MIME_TYPE", "Figure", "figures", "findings", "mode", "name_figures"]
+__all__ = ["CHAPTER_MIME_TYPE", "Figure", "figures", "findings", "mode", "name_figures", "why_replay"]
 
-#: A chapter's banner says in which mode it runs: ``{"name": ..., "mode": "live" | "replay", ...}``.
+#: A chapter's banner says in which mode it runs: ``{"name": ..., "mode": "live" | "replay", "why": ...}``; ``why`` only
+#: where it would have been live and could not.
 CHAPTER_MIME_TYPE = "application/vnd.labkit.chapter+json"
 
 #: A figure of a cell with this tag explains something: it is no result, and stays in the notebook and its page.
@@ -75,6 +76,14 @@ def mode(notebook: Any) -> Mode | None:
     if "replay" in said:
         return "replay"
     return "live" if "live" in said else None
+
+
+def why_replay(notebook: Any) -> str:
+    """Why a chapter that should have been live was not, as its banner says; empty if it was, or replay was asked for."""
+    said = [
+        data[CHAPTER_MIME_TYPE].get("why", "") for _, data in _bundles(notebook) if CHAPTER_MIME_TYPE in data
+    ]
+    return next((str(why) for why in said if why), "")
 
 
 def figures(notebook: Any) -> list[Figure]:

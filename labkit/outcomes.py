@@ -224,6 +224,8 @@ class Outcomes:
             self.write_summary()
             return
         entry["mode"] = harvest.mode(notebook)
+        if why := harvest.why_replay(notebook):
+            entry["why_replay"] = why
         entry["findings"] = harvest.findings(notebook)
         self.write_summary()  # the numbers first: they are small, and they are what matters
         entry["figures"] = self._write_figures(result["name"], notebook)

@@ -13,7 +13,7 @@ from typing import Any
 
 from labkit.text import markdown, markdown_code, number, percent, quantity
 
-__all__ = ["Difference", "differences", "headline", "readme"]
+__all__ = ["Difference", "differences", "headline", "readme", "replayed"]
 
 Summary = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -134,7 +134,18 @@ def _head(summary: Summary) -> list[str]:
             f"{mode}: {', '.join(map(markdown, names))}" for mode, names in sorted(modes.items())
         )
         lines += [f"**Not all notebooks ran in the same mode.** {each}.", ""]
+    for why, names in replayed(summary).items():
+        lines += [f"Replayed, not measured here: {', '.join(map(markdown, names))}. {markdown(why)}", ""]
     return lines
+
+
+def replayed(summary: Summary) -> dict[str, list[str]]:
+    """Reason -> notebooks that were replayed for it, of those that would have been live here."""
+    found: dict[str, list[str]] = {}
+    for notebook in summary["notebooks"]:
+        if why := notebook.get("why_replay"):
+            found.setdefault(why, []).append(notebook["name"])
+    return found
 
 
 def _when(summary: Summary) -> str:

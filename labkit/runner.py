@@ -25,7 +25,7 @@ from labkit.notebook_io import chapters, put_in_solutions, read_notebook, soluti
 from labkit.outcomes import Outcomes
 from labkit.paths import notebooks_dir
 from labkit.progress import Reporter
-from labkit.report import headline
+from labkit.report import headline, replayed
 from labkit.text import quantity
 
 __all__ = ["RunResult", "run_command", "run_notebooks"]
@@ -138,6 +138,8 @@ def _finish(written: Outcomes, reporter: Reporter, stopped_by: int, seconds: flo
         reporter.say(
             f"\n{finding['name']}: {quantity(finding['value'], finding['unit'])}  ({finding['mode']})"
         )
+    for why, names in replayed(written.summary).items():
+        reporter.say(f"\nreplayed, not measured here: {', '.join(names)}\n  because: {why}")
     passed = f"{states.count('ok')} of {len(states)} passed in {seconds:.1f} s"
     reporter.say(f"{passed}; read {written.latest / 'README.md'}")
     code = 128 + stopped_by if stopped_by else int(status != "ok")

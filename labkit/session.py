@@ -12,7 +12,7 @@ Labels, not the order of calls, tell readings apart: a cell may be run again.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -185,8 +185,9 @@ class Chapter:
         return "\n".join(lines)
 
     def _repr_mimebundle_(self, **_options: object) -> dict[str, object]:
-        """For headless runs: which mode this is, also where a chapter makes no finding (labkit/harvest.py reads it)."""
-        return {"application/vnd.labkit.chapter+json": {"name": self.name, "mode": self.mode}}
+        """For headless runs: which mode this is and why, also without a finding (labkit/harvest.py reads it)."""
+        said = {"name": self.name, "mode": self.mode, **({"why": self.why} if self.why else {})}
+        return {"application/vnd.labkit.chapter+json": said}
 
     def _repr_html_(self) -> str:
         import html
@@ -200,11 +201,13 @@ class Chapter:
         return f"<p>{badge} {tail}<br>" + "<br>".join(rest) + "</p>"
 
 
-def chapter(name: str, mode: str = "auto") -> Chapter:
+def chapter(name: str, mode: str = "auto", needs: Sequence[str] = ()) -> Chapter:
     """Open a chapter's session.
 
     :param name: the notebook's name without ``.ipynb``; its captures lie under that name.
     :param mode: ``"live"``, ``"replay"``, or ``"auto"``: live where this kernel and this process can, else replay.
+    :param needs: features (the names that `labkit doctor` lists) that this chapter cannot be live without, beyond what
+        every chapter needs, such as ``["own cgroups"]``.
     :raises UnsupportedKernel: if live was asked for and is not possible, with the reason.
     :raises MissingCapture: if it is to be replayed and nothing was recorded.
     """
@@ -213,10 +216,9 @@ def chapter(name: str, mode: str = "auto") -> Chapter:
     sharp_figures()
     why = ""
     if mode != "replay":
-        found = probe()
-        if found.live:
+        why = probe().why_not_live(needs)
+        if not why:
             return Chapter(name, "live")
-        why = found.why_not_live()
         if mode == "live":
             raise UnsupportedKernel(
                 "live measurement is not possible here", why=why, remedy="run with mode replay"

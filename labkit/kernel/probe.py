@@ -12,7 +12,7 @@ import functools
 import mmap
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,9 +21,10 @@ import numpy as np
 
 from labkit import bpfsys
 from labkit.bpfsys import AttachType, MapType, ProgType
-from labkit.errors import LabkitError, MissingBTF
+from labkit.errors import CgroupError, LabkitError, MissingBTF
 from labkit.kernel import bcc, btf, cgroup, headers
 from labkit.kernel import hooks as kernel_hooks
+from labkit.kernel.place import place
 from labkit.kernel.privilege import privilege
 
 __all__ = ["Feature", "Report", "environment", "has_fentry", "probe"]
@@ -64,13 +65,21 @@ class Report:
         return tuple(f for f in self.features if f.required and f.state != "yes")
 
     def __getitem__(self, name: str) -> Feature:
-        return next(f for f in self.features if f.name == name)
+        for feature in self.features:
+            if feature.name == name:
+                return feature
+        raise KeyError(name)
 
-    def why_not_live(self) -> str:
-        """One line: the first obstacle and its remedy; empty if live works."""
-        if self.live:
+    def why_not_live(self, needs: Sequence[str] = ()) -> str:
+        """One line: the first obstacle and its remedy; empty if live works.
+
+        :param needs: names of features that must be there too.
+        :raises KeyError: if there is no such feature on a kernel that was probed whole.
+        """
+        obstacles = self.obstacles or tuple(self[name] for name in needs if self[name].state != "yes")
+        if not obstacles:
             return ""
-        first = self.obstacles[0]
+        first = obstacles[0]
         return f"{first.name}: {first.detail}" + (f"; {first.remedy}" if first.remedy else "")
 
     def as_dict(self) -> dict[str, Any]:
@@ -302,6 +311,31 @@ def _cgroups() -> Feature:
     return Feature("cgroups", "yes" if tree.mode != "none" else "no", detail)
 
 
+def _own_cgroups() -> Feature:
+    """Chapters with scenarios need cgroups with weights and quotas, and cannot be live without."""
+    try:
+        found = place()
+    except CgroupError as error:
+        return Feature(
+            "own cgroups",
+            "no",
+            error.why,
+            "chapters on contention between cgroups are replayed",
+            error.remedy,
+        )
+    if not found.has_cpu:
+        return Feature(
+            "own cgroups",
+            "partly",
+            found.describe(),
+            "chapters on contention between cgroups are replayed",
+            "let systemd delegate the cpu controller: systemctl edit user@.service, Delegate=cpu pids memory"
+            if os.geteuid()
+            else "mount or enable the cpu controller",
+        )
+    return Feature("own cgroups", "yes", found.describe())
+
+
 def _limits() -> Feature:
     held = privilege()
     memlock = "unlimited" if held.memlock_bytes < 0 else f"{held.memlock_bytes >> 10} KiB"
@@ -341,11 +375,11 @@ def _schedstat() -> Feature:
 def _psi() -> Feature:
     tree = cgroup.hierarchy()
     places = ["/proc/pressure/cpu"] + ([str(tree.unified / "cpu.pressure")] if tree.unified else [])
-    for place in places:
+    for path in places:
         try:
-            with open(place) as file:
+            with open(path) as file:
                 if file.read():
-                    return Feature("PSI", "yes", place)
+                    return Feature("PSI", "yes", path)
         except OSError:
             continue
     return Feature("PSI", "no", "pressure is off (boot with psi=1)", "one bound less for waits")
@@ -370,6 +404,7 @@ def probe() -> Report:
         _ring_buffer,
         _batch,
         _cgroups,
+        _own_cgroups,
         _schedstat,
         _psi,
         _jit,

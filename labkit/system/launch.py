@@ -4,8 +4,10 @@
 
 The kernelspec of the lab's environment starts every notebook kernel so, and `labkit` starts itself anew so. Set-up
 leaves a private copy of setpriv(1) with CAP_BPF and CAP_PERFMON that only the group `labkit` may execute; it hands them
-on as ambient capabilities. The command replaces this process: nothing stays in between. Only the standard library
-is used, and nothing of labkit, so that it costs 20 ms.
+on as ambient capabilities. Where systemd manages this user's processes, the command begins in a scope of its own, below
+which it may make control groups (:mod:`labkit.kernel.place` says why it must begin there). The command replaces this
+process: nothing stays in between. Only the standard library is used, and nothing of labkit, so that it costs 20 ms (40 ms
+more for a scope).
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import os
 import pwd
 import shlex
 import shutil
+import subprocess
 import sys
 
 GROUP = "labkit"
@@ -59,13 +62,35 @@ def launched(argv: list[str]) -> list[str] | None:
         *argv,
     ]
     if os.access(LAUNCHER, os.X_OK):
-        return inner
+        return [*_scope(), *inner]
     if not _member() or not shutil.which("sg"):
         return None
     # A session from before set-up: sg(1) enters the group. It also makes it the group of new files; the inner sg
     # takes the user's own again, and the session keeps both.
     own = grp.getgrgid(os.getgid()).gr_name
-    return ["sg", GROUP, "-c", shlex.join(["sg", own, "-c", shlex.join(["exec", *inner])])]
+    return [*_scope(), "sg", GROUP, "-c", shlex.join(["sg", own, "-c", shlex.join(["exec", *inner])])]
+
+
+def _scope() -> list[str]:
+    """The words that begin a command in a scope of its own, if this user's systemd grants one; else none."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
+    pure_v2 = os.path.exists("/sys/fs/cgroup/cgroup.controllers")
+    if not pure_v2 or not os.path.exists(f"{runtime}/systemd/private") or not shutil.which("systemd-run"):
+        return []
+    os.environ["XDG_RUNTIME_DIR"] = runtime  # `su` and `runuser` leave it out
+    run = ["systemd-run", "--user", "--scope", "--quiet", "--collect", "--property=Delegate=yes"]
+    try:
+        tried = subprocess.run(
+            [*run, "--", "true"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [] if tried.returncode else [*run, f"--unit=labkit-{os.getpid()}", "--"]
 
 
 def gain_rights(argv: list[str]) -> None:

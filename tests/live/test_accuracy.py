@@ -28,7 +28,9 @@ def _measure(workload: Workload) -> tuple[pd.DataFrame, pd.DataFrame]:
         # The workload's own tasks: what else a quiet machine loses (switches of its init process are hidden from programs
         # on some) may be a large share of the little that happens there.
         missing = compared["timeslices"].sum() - compared["waits"].sum()
-        assert missing <= 0.01 * compared["timeslices"].sum() + 2, f"{compared.to_string()}\n{ledger.describe()}"
+        assert missing <= 0.01 * compared["timeslices"].sum() + 2, (
+            f"{compared.to_string()}\n{ledger.describe()}"
+        )
         return compared, truth.tasks.merge(waits, on="pid", suffixes=("", "_seen"))
 
 

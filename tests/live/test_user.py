@@ -16,9 +16,13 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from labkit._janitor import disable_cpu, remove_cgroup
+from labkit.kernel.cgroup import hierarchy
+from labkit.kernel.place import HOME
 from labkit.system import launch
 from labkit.system.access import Launcher, TracefsForGroup
 from labkit.system.step import Done
@@ -101,7 +105,7 @@ def make_lab(user: pwd.struct_passwd) -> tuple[Path, Path]:
         lab / ".venv" / packages,
         dirs_exist_ok=True,
         copy_function=link_or_copy,
-        ignore=shutil.ignore_patterns("noisy_neighbour_lab*"),
+        ignore=shutil.ignore_patterns("noisy_neighbour_lab*", "labkit.pth"),
     )
     (lab / ".venv" / packages / "noisy_neighbour_lab.pth").write_text(f"{lab}\n")
     # A few packages of the lock differ between patch releases of Python; pip finds them and leaves the others alone.
@@ -231,6 +235,69 @@ def test_notebook_runs_live_and_its_outcomes_belong_to_the_user(learner: Learner
     assert [notebook["status"] for notebook in summary["notebooks"]] == ["ok"]
     assert {path.owner() for path in (latest, *latest.rglob("*"))} == {NAME}
     assert "CAP_SYS_ADMIN" in "".join(page.read_text() for page in latest.rglob("*.html"))
+
+
+SCENARIOS = "09_throttled_or_noisy"
+
+
+def summary_of(learner: Learner) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((learner.lab / "outcomes/latest/summary.json").read_text())
+    return found
+
+
+@pytest.mark.skipif(
+    Path("/sys/fs/cgroup/cgroup.controllers").exists(), reason="here systemd may give the user a cgroup"
+)
+def test_a_chapter_whose_cgroups_cannot_be_made_is_replayed_and_says_why(learner: Learner) -> None:
+    result = learner.labkit("run", f"notebooks/{SCENARIOS}.ipynb", "notebooks/01_hello_world.ipynb")
+    assert result.returncode == 0, result.stdout + result.stderr
+    found = {notebook["name"]: notebook["mode"] for notebook in summary_of(learner)["notebooks"]}
+    assert found == {SCENARIOS: "replay", "01_hello_world": "live"}
+    assert f"replayed, not measured here: {SCENARIOS}\n  because: own cgroups: user id" in result.stdout
+    assert "Replayed, not measured here" in (learner.lab / "outcomes/latest/README.md").read_text()
+
+
+@pytest.fixture
+def given(learner: Learner) -> Iterator[list[Path]]:
+    """A cgroup in each tree that matters, given to the user, as systemd or a container's runtime gives one."""
+    tree = hierarchy()
+    assert tree.unified is not None
+    folders = [top / f"lab-test-{os.getpid()}" for top in (tree.unified, tree.controllers.get("cpu")) if top]
+    control = tree.unified / "cgroup.subtree_control"
+    before = control.read_text().split()
+    if tree.mode == "v2" and "cpu" not in before:
+        control.write_text("+cpu")
+    for folder in folders:
+        folder.mkdir()
+        for path in (folder, *folder.glob("cgroup.*")):
+            os.chown(path, learner.entry.pw_uid, learner.entry.pw_gid)
+    try:
+        yield folders
+    finally:
+        for folder in folders:
+            assert remove_cgroup(str(folder))
+        if tree.mode == "v2" and "cpu" not in before:
+            disable_cpu(str(control))
+
+
+def test_in_a_cgroup_of_their_own_the_user_runs_scenarios_live_and_leaves_it_empty(
+    learner: Learner, given: list[Path]
+) -> None:
+    script = 'for folder in "$@"; do echo $$ >"$folder/cgroup.procs"; done; read command; exec $command'
+    switch = (
+        f"setpriv --reuid={learner.entry.pw_uid} --regid={learner.entry.pw_gid} --init-groups --reset-env"
+    )
+    run = f".venv/bin/python -m labkit.cli run notebooks/{SCENARIOS}.ipynb --mode live --timeout 250"
+    result = subprocess.run(
+        ["sh", "-c", script, "sh", *map(str, given)], input=f"{switch} {run}\n", cwd=learner.lab,
+        text=True, capture_output=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    (notebook,) = summary_of(learner)["notebooks"]
+    assert (notebook["status"], notebook["mode"]) == ("ok", "live")
+    assert notebook["findings"]
+    left = [path.name for folder in given for path in folder.iterdir() if path.is_dir()]
+    assert set(left) <= {HOME}
 
 
 def test_kernel_of_the_environment_has_the_rights_and_can_be_interrupted_and_restarted(
