@@ -1,5 +1,7 @@
 /*
- * purpose: What a look costs, rung by rung. At each system call it does a little more than on the rung below.
+ * purpose: >
+ *   What a look costs, rung by rung. Up to rung 4 it does at each system call what it did on the rung below, and a little more;
+ *   rung 5 hands over an event instead of counting in a hash, and rung 6 wakes the reader for it.
  * hooks: {enter: ["raw_tracepoint:sys_enter"]}
  * params:
  *   rung: {type: u32, default: 0, help: "0 nothing, 1 count, 2 clock, 3 hash, 4 name, 5 event, 6 event and wake"}

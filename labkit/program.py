@@ -89,6 +89,7 @@ class Program:
         self._attached: dict[str, _Attached] = {}
         self._stats_fd = -1
         self._stats_error = ""
+        self._runs_counted = 0
 
     def __enter__(self) -> Self:
         return self
@@ -300,6 +301,18 @@ class Program:
             os.close(self._stats_fd)
             self._stats_fd = -1
             self._stats_error = "counting was switched off"
+            self._runs_counted = self._run_count()
+
+    @property
+    def counted_by_others(self) -> bool:
+        """True if runs were counted after :meth:`uncounted`: somebody else on the machine asked for it.
+
+        It is one switch for all programs, and whoever makes a program run pays.
+        """
+        return self._run_count() > self._runs_counted
+
+    def _run_count(self) -> int:
+        return sum(bpfsys.prog_info(a.prog_fd).run_count for a in self._attached.values())
 
     @property
     def run_time_ns(self) -> int | None:

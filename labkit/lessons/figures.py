@@ -153,25 +153,34 @@ def scaling(
 def ladder(frame: pd.DataFrame, *, title: str) -> Axes:
     """Per rung what the caller pays, with the spread of the repeats, beside what the kernel counts of the program.
 
+    The pale bar behind is what the caller pays while the kernel counts: the count has a price of its own.
+
     :param frame: as :func:`labkit.lessons.ch11.costs` returns.
     """
     ax = axes(None, height=1.1 + 0.55 * len(frame))
     for place, (name, row) in enumerate(frame.iterrows()):
-        paid, counted = float(row["pays_ns"]), float(row["counted_ns"])
-        ax.barh(
-            place - 0.19,
-            paid,
-            0.36,
-            color=BLUE,
-            xerr=row["spread_ns"] / 2,
-            error_kw={"elinewidth": 1, "capsize": 2},
+        paid, counted, both = (
+            0.0 if pd.isna(row[key]) else float(row[key])
+            for key in ("pays_ns", "counted_ns", "pays_while_counted_ns")
         )
-        ax.barh(place + 0.19, 0 if counted != counted else counted, 0.36, color=ORANGE)
-        ax.text(paid + row["spread_ns"] / 2 + 6, place - 0.19, f"{paid:,.0f}", va="center", fontsize=9)
-        if counted == counted:
-            ax.text(counted + 6, place + 0.19, f"{counted:,.0f}", va="center", fontsize=9)
-        ax.text(-8, place, str(name), va="center", ha="right", fontsize=9.5)
+        if counted:
+            ax.barh(place - 0.19, both, 0.36, color=BLUE, alpha=0.22)
+            ax.barh(place + 0.19, counted, 0.36, color=ORANGE)
+            ax.text(counted + 3, place + 0.19, f"{counted:,.0f}", va="center", fontsize=9)
+        error = {"elinewidth": 1, "capsize": 2}
+        ax.barh(place - 0.19, paid, 0.36, color=BLUE, xerr=row["spread_ns"] / 2, error_kw=error)
+        ax.text(
+            paid - row["spread_ns"] / 2 - 3,
+            place - 0.19,
+            f"{paid:,.0f}",
+            va="center",
+            ha="right",
+            fontsize=9,
+            color="white",
+        )
+        ax.text(-4, place, str(name), va="center", ha="right", fontsize=9.5)
     ax.barh(0, 0, color=BLUE, label="the caller pays")
+    ax.barh(0, 0, color=BLUE, alpha=0.22, label="while the kernel counts")
     ax.barh(0, 0, color=ORANGE, label="the kernel counts")
     ax.set_yticks([])
     ax.invert_yaxis()
@@ -179,7 +188,7 @@ def ladder(frame: pd.DataFrame, *, title: str) -> Axes:
     ax.grid(True, axis="x")
     ax.set_title(title, pad=24)
     ax.legend(
-        frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.1, fontsize=9
+        frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.1, fontsize=9
     )
     return ax
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -42,6 +43,15 @@ def test_counting_can_be_switched_off() -> None:
         assert prog.cost_note == "counting was switched off"
 
 
+@pytest.mark.needs("root")
+def test_somebody_elses_counting_is_noticed() -> None:
+    with load("ladder", rung=1) as prog:
+        prog.uncounted()
+        with load("hello"):  # which has the kernel count, all programs
+            os.getppid()
+        assert prog.counted_by_others
+
+
 def test_all_writes_are_seen_and_the_rhythm_fools_the_samples_that_keep_step() -> None:
     with load("sampling", comm8=COMM8) as prog, writer().run() as truth:
         prog.stop()
@@ -51,7 +61,9 @@ def test_all_writes_are_seen_and_the_rhythm_fools_the_samples_that_keep_step() -
     kept = {name: int(frame["count"].sum()) for name, frame in found.items()}
     assert large["all"] == truth.declared["large"]
     assert kept["all"] == ledger.seen == ledger.delivered
-    assert large["window"] / kept["window"] > 0.5
+    # The pause between rounds is at least as long as a window, so each round's large block is the first of one. (More
+    # windows begin in a round that takes long, because somebody else had the CPU.)
+    assert large["window"] == truth.declared["large"]
     assert large["every"] in (0, truth.declared["large"])
     assert abs(large["random"] - kept["random"] / 100) < 5 * (kept["random"] / 100) ** 0.5
 

@@ -38,15 +38,18 @@ def sample(large: int, small: int) -> pd.DataFrame:
 
 RUNS = pd.DataFrame(
     [
-        ("nobody looks", 0, 200.0, math.nan),
-        ("nobody looks", 0, 900.0, math.nan),
-        ("nobody looks", 1, 210.0, math.nan),
-        ("nobody looks", 2, 400.0, math.nan),
-        ("nothing", 0, 360.0, 50.0),
-        ("nothing", 1, 365.0, 46.0),
-        ("and count in a hash", 0, 460.0, 150.0),
+        ("nobody looks", False, False, 0, 200.0, math.nan),
+        ("nobody looks", False, False, 0, 900.0, math.nan),
+        ("nobody looks", False, False, 1, 210.0, math.nan),
+        ("nobody looks", False, False, 2, 400.0, math.nan),
+        ("nothing", False, False, 0, 280.0, math.nan),
+        ("nothing", False, False, 1, 285.0, math.nan),
+        ("nothing", True, False, 0, 360.0, 50.0),
+        ("nothing", True, False, 1, 366.0, 46.0),
+        ("and count in a hash", False, False, 0, 370.0, math.nan),
+        ("and count in a hash", True, False, 0, 460.0, 150.0),
     ],
-    columns=["rung", "repeat", "ns_per_call", "counted_ns"],
+    columns=["rung", "counting", "disturbed", "repeat", "ns_per_call", "counted_ns"],
 )
 SAMPLES = {
     "all": sample(500, 49_500),
@@ -62,8 +65,26 @@ class TestReckoning:
         assert list(ladder.index) == ["nobody looks", "nothing", "and count in a hash"]
         assert ladder.loc["nobody looks", "ns_per_call"] == 210.0
         assert ladder.loc["nobody looks", "spread_ns"] == 200.0
-        assert ladder.loc["nothing", "pays_ns"] == 152.5
-        assert ladder.loc["nothing", "rest_ns"] == 152.5 - 46.0
+        assert ladder.loc["nothing", "pays_ns"] == 72.5
+        assert ladder.loc["nothing", "rest_ns"] == 72.5 - 46.0
+
+    def test_what_is_paid_for_the_counting_is_no_part_of_what_a_rung_costs(self) -> None:
+        ladder = costs(RUNS)
+        assert ladder.loc["nothing", "pays_while_counted_ns"] == 153.0
+        assert ladder.loc["and count in a hash", "pays_ns"] == 160.0
+        assert math.isnan(ladder.loc["nobody looks", "pays_while_counted_ns"])
+
+    def test_a_run_in_which_somebody_else_had_the_kernel_count_is_left_out_if_there_are_others(self) -> None:
+        columns = list(RUNS.columns)
+        disturbed = pd.DataFrame([("nothing", False, True, 2, 360.0, math.nan)] * 3, columns=columns)
+        assert costs(pd.concat([RUNS, disturbed])).loc["nothing", "pays_ns"] == 72.5
+        none_clean = RUNS.assign(disturbed=(RUNS["rung"] == "nothing") & ~RUNS["counting"])
+        assert costs(none_clean).loc["nothing", "pays_ns"] == 72.5
+
+    def test_where_nobody_may_count_the_price_is_the_same(self) -> None:
+        ladder = costs(RUNS.assign(counted_ns=math.nan))
+        assert ladder.loc["nothing", "pays_ns"] == 72.5
+        assert ladder["counted_ns"].isna().all()
 
     def test_a_fair_sample_says_what_the_whole_says(self) -> None:
         found = estimates(SAMPLES, TRUTH)
@@ -116,7 +137,8 @@ class TestFairEvery:
 
 class TestCallsForAPercent:
     LADDER = pd.DataFrame(
-        {"ns_per_call": [465.0], "pays_ns": [250.0], "counted_ns": [150.0]}, index=["and count in a hash"]
+        {"ns_per_call": [465.0], "pays_ns": [250.0], "pays_while_counted_ns": [330.0], "counted_ns": [150.0]},
+        index=["and count in a hash"],
     )
 
     def test_the_shipped_solution_is_right(self) -> None:
@@ -128,6 +150,7 @@ class TestCallsForAPercent:
         ("answer", "said"),
         [
             (1e7 / 150, "what the kernel counts"),
+            (1e7 / 330, "nobody counts"),
             (1e7 / 465, "*more*"),
             (4_000_000, "a whole CPU"),
             (40, "unit"),
