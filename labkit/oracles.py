@@ -9,6 +9,7 @@ cpu.max, cpu.weight), ``Documentation/scheduler/sched-bwc.rst`` (the same on v1)
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -24,6 +25,7 @@ __all__ = [
     "pressure",
     "require_schedstat",
     "schedstat",
+    "scheduler_pace",
     "switches",
     "threads_of",
     "tracepoint_functions",
@@ -81,6 +83,23 @@ def require_schedstat(proc: Path = Path("/proc")) -> None:
             why="/proc/self/schedstat says that this very process has never run",
             remedy=remedy,
         )
+
+
+def scheduler_pace(debugfs: Path = Path("/sys/kernel/debug")) -> dict[str, int | None]:
+    """How often the scheduler can change its mind, and how much CPU time a task asks for at once.
+
+    The tick is what the coarse clocks advance by (``CLOCK_MONOTONIC_COARSE`` in clock_getres(2)), so it can be had without
+    rights. The slice stands in debugfs, for root where no lockdown forbids it, since 6.6.
+
+    :returns: ``tick_ns`` (1e9 / ``CONFIG_HZ``) and ``base_slice_ns`` (None where it cannot be read).
+    """
+    coarse = 6  # CLOCK_MONOTONIC_COARSE in include/uapi/linux/time.h; the time module has no name for it
+    tick_ns = round(time.clock_getres(coarse) * 1e9)
+    try:
+        base_slice_ns = int((debugfs / "sched/base_slice_ns").read_text())
+    except (OSError, ValueError):
+        return {"tick_ns": tick_ns, "base_slice_ns": None}
+    return {"tick_ns": tick_ns, "base_slice_ns": base_slice_ns}
 
 
 def switches(pids: Iterable[int]) -> pd.DataFrame:
