@@ -1,8 +1,9 @@
-"""Exercises of chapter 08, the noisy neighbour."""
+"""Chapter 08, the noisy neighbour: the article's program under workloads that show its flaws, and the exercises."""
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -10,9 +11,57 @@ from labkit.events import drained
 from labkit.lessons import Context, Feedback, exercise, expect_choice, expect_number, right, source_of, wrong
 from labkit.lessons.programs import try_program
 from labkit.program import Program
+from labkit.sched import netflix
 from labkit.spec import read
+from labkit.workloads import Truth, Workload
+
+__all__ = ["Article", "article"]
 
 _ARTICLE = "netflix_noisy_neighbor"
+
+
+class Article(NamedTuple):
+    """What the article's program says of a workload.
+
+    ``switch_outs`` and ``latency``: its two metrics (:mod:`labkit.sched.netflix`). ``counters``: its ledger, and
+    ``stamps_of_the_dead``: stamps of tasks that are gone. ``truth``: what the kernel says.
+    """
+
+    switch_outs: pd.DataFrame
+    latency: pd.DataFrame
+    counters: dict[str, int]
+    truth: Truth
+
+
+def article(lab: Any, label: str, workload: Workload, **knobs: Any) -> Article:
+    """Run a workload under the article's program: without its rate limit and its wakeups, unless ``knobs`` say otherwise.
+
+    :param lab: the chapter's session.
+    :param label: what this is called in the capture.
+    :param knobs: parameters of ``bpf/netflix_noisy_neighbor.c``.
+    """
+    parameters = {"rate_limit_ns": 0, "wake": False, "ring_pages": 8192, **knobs}
+    with lab.load(_ARTICLE, label=label, **parameters) as prog:
+        truth = lab.run(workload, label=label)
+        prog.stop()
+        taken = lab.read(label, lambda: _said(prog, truth))
+        counters = lab.read(f"{label}, counted", lambda: prog.counters() | _stamps_of_the_dead(prog))
+    lab.release()
+    return Article(taken["switch_outs"], taken["latency"], counters, truth)
+
+
+def _said(program: Program, truth: Truth) -> dict[str, pd.DataFrame]:
+    events = drained(program, "events", "runq")
+    containers = dict(zip(truth.cgroups["cgroup_id"].astype(int), truth.cgroups["role"], strict=True))
+    return {
+        "switch_outs": netflix.switch_outs(events, containers),
+        "latency": netflix.latency(events, containers),
+    }
+
+
+def _stamps_of_the_dead(program: Program) -> dict[str, int]:
+    stamps = program.frame("runq_enqueued")
+    return {"stamps_of_the_dead": sum(not os.path.exists(f"/proc/{pid}") for pid in stamps["pid"])}
 
 
 def _foreign(context: Context) -> pd.Series:
@@ -52,9 +101,9 @@ def share_of_hog_b(answer: Any, context: Context) -> Feedback:
     "08.2",
     question="Stamp prev as well, if it is put off the CPU while it would go on.",
     hints=[
-        "When does prev begin to wait? When it is runnable and not running: `ctx->args[0] || !ctx->args[3]`.",
+        "When does prev begin to wait? When it is runnable and not running: `ctx->args[0] || !prev_state`.",
         "The stamp is what `enqueued(task)` sets. It leaves out pid 0 already.",
-        'change={"    if (!next_pid)\\n        return 0;\\n": "    if (ctx->args[0] || !ctx->args[3])\\n'
+        'change={"    if (!next_pid)\\n        return 0;\\n": "    if (ctx->args[0] || !prev_state)\\n'
         '        enqueued(prev);\\n    if (!next_pid)\\n        return 0;\\n"}',
     ],
 )
@@ -64,8 +113,10 @@ def stamp_the_preempted(answer: Any, context: Context) -> Feedback:
     if isinstance(source, Feedback):
         return source
     body = source[source.index("int lk_switch") :]
-    if "args[0]" not in body and "args[3]" not in body:
-        return wrong("`lk_switch` still does not ask whether prev would go on: args[0] and args[3] tell.")
+    published = read(_ARTICLE).source
+    asked = body.count("prev_state") - published[published.index("int lk_switch") :].count("prev_state")
+    if "args[0]" not in body and not asked:
+        return wrong("`lk_switch` still does not ask whether prev would go on: args[0] and prev_state tell.")
     if context["lab"].mode == "replay":
         return right("It reads right. In replay it cannot be compiled and run; live, the check does both.")
     return try_program(_ARTICLE, source, _two_hogs, rate_limit_ns=0, wake=False)
@@ -89,7 +140,7 @@ def _two_hogs(program: Program) -> Feedback:
         )
     if share < 0.25:
         return wrong(
-            f"It sees {share:.0%} of the two hogs' run_delay. Which of args[0] and args[3] did you test?"
+            f"It sees {share:.0%} of the two hogs' run_delay. Which of args[0] and prev_state did you test?"
         )
     if share < 0.9:
         return wrong(

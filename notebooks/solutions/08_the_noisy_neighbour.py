@@ -8,7 +8,7 @@ answer = lk.write_program(
     "netflix_noisy_neighbor",
     change={
         "    if (!next_pid)\n        return 0;\n": (
-            "    if (ctx->args[0] || !ctx->args[3])\n"
+            "    if (ctx->args[0] || !prev_state)\n"
             "        enqueued(prev);\n"
             "    if (!next_pid)\n        return 0;\n"
         )
