@@ -87,26 +87,23 @@ def _judge(program: Program, *, wakeup: bool) -> Feedback:
 
 @exercise(
     "09.3",
-    question="The neighbour is moved away, and nothing changes. Which row is it most like?",
+    question="One task, no limit of its own; the neighbour is moved away, and nothing changes. Which row is it most like?",
     hints=[
-        "If nothing changes without the neighbour, how large was the foreign part?",
-        "Two rows have next to no foreign part, and a cause that nobody else's load touches.",
+        "If nothing changes without the neighbour, how large was the foreign part? That leaves three of the four rows.",
+        "A single task cannot stand in line behind tasks of its own. That leaves two.",
+        "Both are throttled. In which of them does the container's own cpu.max say `max`?",
     ],
 )
 def moved_away(answer: Any, context: Context) -> Feedback:
-    """Throttled, by its own quota or an ancestor's."""
-    if isinstance(answer, str) and answer.strip().casefold() == "quota_on_parent":
-        return right(
-            "Yes: a limit above it is just as good an answer. Its own would show in its own cpu.max."
-        )
+    """Throttled by an ancestor's quota: the other rows contradict one of the three things that were seen."""
     return expect_choice(
         answer,
-        "throttled",
+        "quota_on_parent",
         ["throttled", "throttled_beside_hog", "own_threads", "quota_on_parent"],
         {
+            "throttled": "Right cause, wrong place: that limit is in the container's own cpu.max, and here it says `max`.",
             "throttled_beside_hog": "There the hog has a part of it: moving it away would help somewhat.",
-            "own_threads": "That is possible, too; but of one service beside whom nobody matters: what limits it "
-            "on an idle CPU?",
+            "own_threads": "There three tasks stand in each other's way. This container runs a single one.",
         },
     )
 

@@ -16,7 +16,7 @@ answer = lk.write_program(
 lk.check("09.2", answer, lab=lab)
 
 # %% exercise:09.3
-answer = "throttled"
+answer = "quota_on_parent"
 lk.check("09.3", answer)
 
 # %% exercise:09.4
