@@ -194,15 +194,27 @@ def _account(pid: int) -> list[int]:
 
 
 def naps(naps_us: list[int], threads: int = 1, **_unused: object) -> dict[str, object]:
-    """Sleep for each of these times, one clock_nanosleep() each, and time each sleep with one's own clock."""
+    """Sleep for each of these times, one clock_nanosleep() each, and time each sleep with one's own clock.
+
+    time.sleep() will not do: since Python 3.11 it asks for a moment (``TIMER_ABSTIME``), reckoned before the call, so the
+    call itself may be shorter than what was asked for. A relative sleep lasts at least as long, from entry to return.
+    """
+    import ctypes
+
+    class Timespec(ctypes.Structure):
+        _fields_ = (("tv_sec", ctypes.c_long), ("tv_nsec", ctypes.c_long))
+
     slept_ns = [0] * len(naps_us)
+    nanosleep = ctypes.CDLL(None, use_errno=True).clock_nanosleep
+    naps = [ctypes.byref(Timespec(us // 1_000_000, us % 1_000_000 * 1000)) for us in naps_us]
 
     def sleep_some(first: int) -> None:
         for index in range(first, len(naps_us), threads):
-            seconds = naps_us[index] / 1e6
             start = time.monotonic_ns()
-            time.sleep(seconds)
+            failed = nanosleep(time.CLOCK_MONOTONIC, 0, naps[index], None)
             slept_ns[index] = time.monotonic_ns() - start
+            if failed:
+                raise OSError(failed, os.strerror(failed))
 
     others = [threading.Thread(target=sleep_some, args=(first,)) for first in range(1, threads)]
     for thread in others:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,10 +16,20 @@ from labkit import spec
 from labkit.errors import LabkitError, WorkloadFailed
 from labkit.histogram import log2_edges, log2_slot
 from labkit.lessons import Context, Feedback, exercise, expect_choice, expect_number, right, source_of, wrong
-from labkit.program import load
+from labkit.program import Program, load
 from labkit.workloads import Worker, Workload
 
-__all__ = ["floored", "half_seen", "known_writes", "nap_frame", "naps", "read_as"]
+__all__ = [
+    "bracket",
+    "floored",
+    "half_seen",
+    "known_writes",
+    "nap_frame",
+    "naps",
+    "of_napper",
+    "read_as",
+    "timed_by_keys",
+]
 
 #: How often to sleep, for how many microseconds. 23 naps of the longest kind: their number is not a round one.
 _NAPS = {50: 100, 200: 100, 1000: 50, 5000: 23}
@@ -111,18 +121,20 @@ def half_seen() -> dict[str, int]:
         and ``inside_for_ms`` (how long that one has lasted when we stop looking).
     """
     script = (
-        "threading.Thread(target=lambda: (time.sleep(1), os.write(1, b'slept\\n')), daemon=True).start()\n"
+        "threading.Thread(target=lambda: (time.sleep(2), os.write(1, b'slept\\n')), daemon=True).start()\n"
         "sys.stdin.readline()\n"
         "time.sleep(60)\n"
     )
     with _Child(script) as child:
-        load("sleep_times", tgid=child.pid).close()  # compiled now, so that loading it again takes no time
-        child.go()
-        time.sleep(0.1)  # its thread sleeps now, and will for 0.9 s more
+        with load("sleep_times", tgid=child.pid) as before:
+            child.go()
+            _until_inside(
+                before
+            )  # its thread sleeps now, and will for two seconds less what it takes to load again
         with load("sleep_times", tgid=child.pid) as prog:
             child.go()
             child.line()
-            time.sleep(0.1)
+            _until_inside(prog)
             prog.stop()
             now, stamps, ledger = time.monotonic_ns(), prog.frame("stamps"), prog.ledger
     return {
@@ -132,6 +144,63 @@ def half_seen() -> dict[str, int]:
         "inside": len(stamps),
         "inside_for_ms": int((now - stamps["since_ns"].min()) // 1_000_000) if len(stamps) else 0,
     }
+
+
+def _until_inside(program: Program) -> None:
+    """Wait until the program says that somebody is inside a call."""
+    until = time.monotonic() + 30
+    while program.frame("stamps").empty:
+        if time.monotonic() > until:
+            raise WorkloadFailed("the child process of this demonstration does not go to sleep")
+        time.sleep(0.005)
+
+
+def timed_by_keys(
+    lab: Any, programs: Mapping[str, str], workload: Workload
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Time the same naps by programs that keep their stamps by different keys.
+
+    :param lab: the chapter's session.
+    :param programs: what it is keyed by -> C text of ``sleep_times``.
+    :returns: a frame indexed by key, columns ``calls timed``, ``returns unmatched``, ``total, ms`` and
+        ``by the threads' own clocks, ms`` (float64); and for each key the map ``duration``.
+    """
+    rows, durations = {}, {}
+    for key, text in programs.items():
+        with lab.load("sleep_times", label=key, source=text) as prog:
+            truth = lab.run(workload, label=key)
+            prog.stop()
+            sleeps, durations[key], ledger = prog.frame("sleeps"), prog.frame("duration"), prog.ledger
+        lab.release()
+        mine = of_napper(sleeps, truth).sum(numeric_only=True)
+        rows[key] = {
+            "calls timed": mine["calls"],
+            "returns unmatched": ledger.losses["unmatched"],
+            "total, ms": mine["total_ns"] / 1e6,
+            "by the threads' own clocks, ms": sum(truth.results["napper"]["slept_ns"]) / 1e6,
+        }
+    return pd.DataFrame(rows).T.astype("float64"), durations
+
+
+def of_napper(sleeps: pd.DataFrame, truth: Any) -> pd.DataFrame:
+    """The rows of the workload's own process: by its process id, since anybody may bear its name."""
+    return sleeps[sleeps["tgid"] == truth.tasks["pid"].iloc[0]]
+
+
+def bracket(row: pd.Series, truth: Any) -> pd.DataFrame:
+    """A napper's row between what was asked for and what its own clock says.
+
+    :returns: columns ``of`` (str), ``at least``, ``measured``, ``at most`` (float64), ``inside`` (bool).
+    """
+    clocked, asked = truth.results["napper"]["slept_ns"], [1000 * us for us in truth.declared["asked_us"]]
+    rows = [
+        ("naps", len(asked), row["calls"], len(clocked)),
+        ("total, ms", sum(asked) / 1e6, row["total_ns"] / 1e6, sum(clocked) / 1e6),
+        ("longest, ms", max(asked) / 1e6, row["longest_ns"] / 1e6, max(clocked) / 1e6),
+    ]
+    frame = pd.DataFrame(rows, columns=["of", "at least", "measured", "at most"])
+    frame = frame.astype(dict.fromkeys(frame.columns[1:], "float64"))
+    return frame.assign(inside=frame["measured"].between(frame["at least"], frame["at most"]))
 
 
 def known_writes(sizes: Sequence[int], source: str | None = None) -> pd.DataFrame:
