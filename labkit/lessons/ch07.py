@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
+from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from labkit.cgroups import Scope
 from labkit.errors import SpecError
+from labkit.kernel.cgroup import hierarchy
 from labkit.lessons import Context, Feedback, exercise, expect_choice, expect_number, right, source_of, wrong
 from labkit.lessons.programs import try_program
 from labkit.names import Directory, from_path
 from labkit.program import Program
 from labkit.spec import parse, read
-from labkit.workloads import Running, scenario
+from labkit.workloads import Running, Truth, scenario
 
-__all__ = ["EXAMPLES", "current_at_wakeups", "names_of", "short_lives", "timed_by_current"]
+__all__ = [
+    "EXAMPLES",
+    "both_keys",
+    "current_at_wakeups",
+    "filtered_waits",
+    "folders",
+    "names_of",
+    "short_lives",
+    "timed_by_current",
+]
 
 _PROGRAM = "wakeup_cgroups"
 #: The root cgroup of every tree: kernfs numbers its nodes from 1 (``fs/kernfs/dir.c``). Idle lives there, too.
@@ -70,6 +83,51 @@ def short_lives() -> pd.DataFrame:
         after = directory.frame([known, missed])
     both = pd.concat([before.assign(asked="while it lives"), after.assign(asked="when it is gone")])
     return both[["asked", "cgroup_id", "name", "kind", "owner", "alive"]].reset_index(drop=True)
+
+
+def folders(truth: Truth) -> dict[str, Any]:
+    """What the file system and ``/proc`` say of a workload's cgroups, asked while they exist.
+
+    :returns: ``mode`` (of the machine's cgroups), ``inodes`` (of each task's folder, in the order of ``truth.tasks``) and
+        ``proc`` (the lines of the first task's ``/proc/PID/cgroup`` that are of identity or of the cpu controller).
+    """
+    tree, tasks = hierarchy(), truth.tasks
+    inodes = [os.stat(f"{tree.identity}{path}").st_ino for path in tasks["cgroup"]]
+    lines = Path(f"/proc/{tasks['pid'].iloc[0]}/cgroup").read_text().splitlines()
+    kept = [line for line in lines if line.split(":")[1] in ("", "cpu", "cpu,cpuacct")]
+    return {"mode": tree.mode, "inodes": inodes, "proc": kept}
+
+
+def both_keys(wakeups: pd.DataFrame, roles: Mapping[str, int]) -> pd.DataFrame:
+    """Wakeups of some roles, keyed by the task that is woken, and by current.
+
+    :param wakeups: the map of ``wakeup_cgroups``.
+    :param roles: role -> cgroup id.
+    :returns: indexed by role: ``by task``, ``by current`` (int64).
+    """
+    keys = {"by task": "woken_id", "by current": "current_id"}
+    sums = {name: wakeups.groupby(key)["wakeups"].sum() for name, key in keys.items()}
+    found = pd.DataFrame({name: one.reindex(list(roles.values())).fillna(0) for name, one in sums.items()})
+    return found.astype("int64").set_axis(list(roles), axis=0)
+
+
+def filtered_waits(
+    events: Mapping[str, pd.DataFrame], own_ns: Mapping[int, int], roles: Mapping[int, str]
+) -> pd.DataFrame:
+    """Who waited, and what a filter on `current` shows of it (:func:`timed_by_current`).
+
+    :param events: ``occupancy`` and ``waits`` of a run.
+    :param own_ns: cgroup id -> how long it waited.
+    :param roles: cgroup id -> role.
+    :returns: in ms, two rows for each role (what is true, what the filter shows) and a column for whose waits (float64).
+    """
+    filtered = timed_by_current(events["occupancy"], events["waits"])
+    rows = {}
+    for cgroup_id, role in roles.items():
+        rows[f"{role} really waited"] = {f"waits of {role}": own_ns[cgroup_id] / 1e6}
+        asked = filtered[filtered["cgroup_id"] == cgroup_id].set_index("victim_id")["wait_ns"] / 1e6
+        rows[f"runqlat -c {role}"] = {f"waits of {other}": asked.get(i, 0.0) for i, other in roles.items()}
+    return pd.DataFrame(rows).T.fillna(0.0)
 
 
 def current_at_wakeups(wakeups: pd.DataFrame, woken_id: int) -> pd.Series:
