@@ -30,6 +30,7 @@ SECTIONS = (
     "## Predict",
     "## Workload",
     "## Measure",
+    "## Compare",
     "## Oracle and residual",
     "## The probe's own cost",
     "## Finding",

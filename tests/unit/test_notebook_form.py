@@ -112,10 +112,14 @@ class TestEveryChapter:
         assert len(re.findall(r"^- ", text["## Goals"], re.M)) == 3
         assert re.search(r"\b(seconds?|minutes?)\b", text["## What it needs"])
 
-    def test_lets_predict_and_comes_back_to_it(self, path: Path) -> None:
-        code = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "code")
-        assert "lab.predict(" in code
-        assert "lab.compare(" in code
+    def test_lets_predict_and_comes_back_to_it_as_soon_as_it_is_measured(self, path: Path) -> None:
+        cells = read(path).cells
+        predicts = [at for at, cell in enumerate(cells) if "lab.predict(" in cell.source]
+        assert len(predicts) == 1
+        after = [cell for cell in cells if _heading_before(cells, cell) == "## Compare"]
+        compares = [cell.source for cell in after if cell.cell_type == "code"]
+        assert len(compares) >= 1
+        assert "lab.compare(" in compares[0], "nothing stands between the measurement and the comparison"
 
     def test_has_three_exercises_and_one_asks_for_c(self, path: Path) -> None:
         solutions = read_solutions(path.parent / "solutions" / f"{path.stem}.py")
@@ -144,6 +148,17 @@ def _section(path: Path, heading: str) -> str:
     """The prose of a section, up to the next heading of its level."""
     prose = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
     return prose.split(f"{heading}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def _heading_before(cells: list[Any], cell: Any) -> str:
+    """The section that a cell is in."""
+    section = ""
+    for one in cells:
+        if one.cell_type == "markdown":
+            section = next((line for line in one.source.splitlines() if line.startswith("## ")), section)
+        if one is cell:
+            break
+    return section
 
 
 def test_no_solution_is_without_its_chapter() -> None:
