@@ -277,3 +277,50 @@ def test_the_window_of_a_rate_is_what_it_is_divided_by(names: dict[str, Any]) ->
         assert not feedback.passed
         assert word in feedback.message
     assert judge(7, waited_s / 60, **names).passed
+
+
+# -- the moment that all stations are asked about ------------------------------------------------------------------------
+
+
+class Scraping:
+    """Stands for a Prometheus that scrapes, in this order: (when, waits, sum of the waits)."""
+
+    def __init__(self, *scrapes: tuple[float, float, float]) -> None:
+        self.scrapes = list(scrapes)
+
+    def until(self, holds: Any, **_: Any) -> Any:
+        while not (found := holds()):
+            self.scrapes.pop(0)
+        return found
+
+    def query(self, expression: str, *, at_s: float | None = None) -> pd.DataFrame:
+        when, waits, total = self.scrapes[0]
+        if expression.startswith("timestamp"):
+            return pd.DataFrame({"name": ["/svc"], "value": [when]})
+        assert at_s == when
+        return pd.DataFrame(
+            {
+                "__name__": ["labkit_waits_total", "labkit_runq_latency_seconds_sum"],
+                "name": ["/svc", "/svc"],
+                "value": [waits, total],
+            }
+        )
+
+
+FROZEN = (
+    "# HELP labkit_waits_total .\n# TYPE labkit_waits_total counter\n"
+    'labkit_waits_total{name="/svc"} 7.0\nlabkit_waits_total{name="/other"} 9.0\n'
+    "# HELP labkit_runq_latency_seconds .\n# TYPE labkit_runq_latency_seconds histogram\n"
+    'labkit_runq_latency_seconds_bucket{name="/svc",le="+Inf"} 7.0\n'
+    'labkit_runq_latency_seconds_count{name="/svc"} 7.0\nlabkit_runq_latency_seconds_sum{name="/svc"} 0.5\n'
+)
+
+
+def test_a_scrape_that_came_before_all_stood_still_is_not_taken_for_the_end(
+    names: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(names["lab"])
+    monkeypatch.setattr(stage, "_fetch", lambda: FROZEN)
+    early, half_way, late = (100.0, 7.0, 0.5), (101.0, 7.0, 0.4), (102.0, 7.0, 0.5)
+    stage._settle(Scraping(early, half_way, late), 100.0, ["/svc"])  # type: ignore[arg-type]
+    assert stage.settled_s == 102.0
