@@ -185,10 +185,10 @@ def _rules(data: dict[str, Any]) -> Iterator[str]:
         f"One judge for all (`labkit/sched/rules.py`): quiet below {duration(QUIET_NS_PER_S)} of contended wait per "
         f"second, or if less than that is in waits of {duration(QUIET_WAIT_NS)} and more, and the others do not add up; "
         f"mixed if a second author has {MIXED_SHARE:.0%} or more; what is charged to idle is nobody's. What differs is "
-        "what a rule sees. The article is replayed without its rate limit, which keeps a sample and does not count the rest; "
-        "bpftrace's and bcc's tools name nobody, and are given the article's way to do so. *This lab* is the exact "
-        "integral over the events; `bpf/noisy_neighbor.c` computes the same in the kernel, and `tests/live/test_noisy_neighbor.py` holds it "
-        "against the integral, within 1% where there is contention."
+        "what a rule sees. The article is replayed without its rate limit, which keeps a sample and does not count the "
+        "rest; bpftrace's and bcc's tools name nobody, and are given the article's way to do so. *This lab* is the exact "
+        "integral over the events; `bpf/noisy_neighbor.c` computes the same in the kernel, and "
+        "`tests/live/test_noisy_neighbor.py` holds it against the integral, within 1% where there is contention."
     )
     yield ""
 
