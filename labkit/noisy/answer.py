@@ -33,7 +33,8 @@ class Answer:
 
     :param verdicts: the cgroups asked for, the longest wait first.
     :param residuals: cgroup id -> oracle -> numbers; see :func:`residuals`.
-    :param cost: ``ns_per_switch`` and ``cpu_share``; None where the kernel's statistics are not permitted.
+    :param cost: ``ns_per_switch``, None where the kernel's statistics are not permitted, and ``cpu_share``, which is of the
+        reader alone then.
     :param rules: which rule was chosen for what, where the kernel leaves a choice.
     :param waiting: how many cgroups waited at all, those not asked for too.
     :param asked: how many cgroups were asked for; there may be fewer verdicts.
@@ -99,9 +100,14 @@ class Answer:
             "kernel": self.kernel,
             "seconds": round(self.seconds, 6),
             "cgroups": [self._cgroup(verdict) for verdict in self.verdicts],
-            "ledger": self.ledger.as_dict(),
+            "ledger": self._ledger(),
             "cost": {name: _rounded(value, 6) for name, value in self.cost.items()},
         }
+
+    def _ledger(self) -> dict[str, Any]:
+        """The ledger; by which rules and in what room it was measured is among its notes."""
+        ledger = self.ledger.as_dict()
+        return ledger | {"notes": [*ledger["notes"], *self.rules]}
 
     def as_json(self) -> str:
         """One line of JSON in ASCII: control characters in names are escaped."""
@@ -153,35 +159,47 @@ def residuals(snapshot: Snapshot, evidence: Evidence, ids: list[int]) -> dict[in
         sum over the tasks that were alive at the end (``/proc/TID/schedstat``); ``verifiable_share`` is how well their
         switch-ins account for the cgroup's: tasks that ended, or came from or went to another cgroup, have their
         counters elsewhere. ``residual_ns`` is measured less oracle.
-    ``involuntary_switches``
-        the same with ``nonvoluntary_ctxt_switches`` of ``/proc/TID/status``.
+    ``involuntary_switches``, ``voluntary_switches``
+        the same with ``nonvoluntary_ctxt_switches`` and ``voluntary_ctxt_switches`` of ``/proc/TID/status``; who was
+        switched in and did not leave involuntarily left voluntarily.
     ``throttled``
-        ``cpu.stat.local``: wall time, so it is only comparable where one task waits at a time; with more it is less.
+        ``cpu.stat.local``: wall time. ``comparable`` only where the cgroup has one task; with more that wait at once it is
+        less than what is measured.
     ``pressure``
         "some" of ``cpu.pressure``, wall time in which at least one task waited, with what lies below the cgroup: a bound,
         ``some <= waits <= tasks * some``. ``holds`` is about its first half, with 2 % and 10 ms for reading both at
         different moments.
 
     ``stamps``
-        ``runq_latency`` beside it, in the last part of the time: another clock, other moments. ``measured_ns`` is of the
-        same part.
+        ``runq_latency`` beside it, in a part of the time: another clock, other moments. What ended in that part is between
+        ``measured_ns`` and ``most_ns``, and ``residual_ns`` is 0 if the stamps say so, too.
+    ``requests``
+        a scenario's victim by its own clock: by how much its requests took longer than the work in them. ``comparable``
+        where the victim is one task; timers that are late and waits between requests keep the two apart.
 
     An oracle that could not be read is None.
     """
-    stamps = {int(row["cgroup_id"]): row for row in evidence.stamps.to_dict("records")}
+    stamps, requests, oracles = (
+        {int(row["cgroup_id"]): row for row in frame.to_dict("records")}
+        for frame in (evidence.stamps, evidence.requests, evidence.oracles)
+    )
     measured = {int(row["cgroup_id"]): row for row in snapshot.cgroups.to_dict("records")}
-    oracles = {int(row["cgroup_id"]): row for row in evidence.oracles.to_dict("records")}
     below = _with_below(snapshot)
     return {
         cgroup_id: _residual(measured[cgroup_id], oracles.get(cgroup_id), below.get(cgroup_id, 0))
-        | {"stamps": _stamped(stamps.get(cgroup_id))}
+        | {
+            "stamps": _stamped(stamps.get(cgroup_id)),
+            "requests": _requested(measured[cgroup_id], oracles.get(cgroup_id), requests.get(cgroup_id)),
+        }
         for cgroup_id in ids
         if cgroup_id in measured
     }
 
 
 def _residual(row: Mapping[str, Any], oracle: Mapping[str, Any] | None, below_ns: int) -> dict[str, Any]:
-    nothing = dict.fromkeys(("run_delay", "involuntary_switches", "throttled", "pressure"))
+    nothing = dict.fromkeys(
+        ("run_delay", "involuntary_switches", "voluntary_switches", "throttled", "pressure")
+    )
     if oracle is None or not oracle["tasks"]:
         return nothing
     waits, wait_ns = int(row["waits"]), int(row["wait_ns"])
@@ -196,8 +214,16 @@ def _residual(row: Mapping[str, Any], oracle: Mapping[str, Any] | None, below_ns
             "residual": int(row["involuntary_switches"]) - int(oracle["involuntary"]),
         },
     }
+    if oracle["voluntary"] >= 0:
+        voluntary = waits - int(row["involuntary_switches"])
+        found["voluntary_switches"] = {
+            "oracle": int(oracle["voluntary"]),
+            "residual": voluntary - int(oracle["voluntary"]),
+        }
     if oracle["throttled_ns"] >= 0:
-        found["throttled"] = _beside(int(row["throttled_ns"]), int(oracle["throttled_ns"]))
+        found["throttled"] = _beside(int(row["throttled_ns"]), int(oracle["throttled_ns"])) | {
+            "comparable": _one_task(oracle, waits)
+        }
     if oracle["some_ns"] >= 0:
         some = int(oracle["some_ns"])
         found["pressure"] = {
@@ -208,11 +234,32 @@ def _residual(row: Mapping[str, Any], oracle: Mapping[str, Any] | None, below_ns
     return found
 
 
+def _one_task(oracle: Mapping[str, Any], waits: int) -> bool:
+    """Was the cgroup one task all the time, as far as its switch-ins tell?"""
+    return int(oracle["tasks"]) == 1 and abs(int(oracle["timeslices"]) - waits) <= max(2, 0.02 * waits)
+
+
 def _stamped(row: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if row is None:
         return None
-    measured_ns, stamped_ns = int(row["measured_ns"]), int(row["stamped_ns"])
-    return _beside(measured_ns, stamped_ns) | {"measured_ns": measured_ns, "waits": int(row["waits"])}
+    least_ns, stamped_ns = int(row["measured_ns"]), int(row["stamped_ns"])
+    most_ns = max(least_ns, int(row["most_ns"]))  # -1 in old recordings
+    nearest_ns = min(max(stamped_ns, least_ns), most_ns)
+    return _beside(nearest_ns, stamped_ns) | {
+        "measured_ns": least_ns,
+        "most_ns": most_ns,
+        "waits": int(row["waits"]),
+    }
+
+
+def _requested(
+    row: Mapping[str, Any], oracle: Mapping[str, Any] | None, said: Mapping[str, Any] | None
+) -> dict[str, Any] | None:
+    if said is None:
+        return None
+    one = oracle is not None and _one_task(oracle, int(row["waits"]))
+    beside = _beside(int(row["wait_ns"]), int(said["beyond_ns"]))
+    return beside | {"requests": int(said["requests"]), "comparable": one}
 
 
 def _beside(measured_ns: int, oracle_ns: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -32,8 +33,8 @@ _PROGRAM = "noisy_neighbor"
 _HEAD = "recording.json"
 _MAX_BYTES = 1 << 30  # of one unpacked member: a file from elsewhere shall not fill this machine's memory
 _SNAPSHOT_FRAMES = ("cgroups", "cells", "histograms", "names")
-_EVIDENCE_FRAMES = ("quotas", "weights", "classes", "oracles", "stamps")
-_OPTIONAL = "stamps"  # recordings may be without
+_EVIDENCE_FRAMES = tuple(witnesses.SCHEMAS)
+_OPTIONAL = ("stamps", "requests")  # recordings may be without
 
 
 @dataclass(frozen=True)
@@ -145,9 +146,9 @@ def _read(file: zipfile.ZipFile, path: Path) -> Recording:
     frames = {name: _frame(file, name, state.SCHEMAS[name], path) for name in _SNAPSHOT_FRAMES}
     there = set(file.namelist())
     others = {
-        name: _frame(file, name, witnesses.SCHEMAS[name], path)
+        name: _frame(file, name, witnesses.SCHEMAS[name], path, witnesses.LATER.get(name, ()))
         for name in _EVIDENCE_FRAMES
-        if name != _OPTIONAL or f"{name}.parquet" in there
+        if name not in _OPTIONAL or f"{name}.parquet" in there
     }
     snapshot = Snapshot(
         taken_ns=int(head["taken_ns"]),
@@ -174,8 +175,13 @@ def _member(file: zipfile.ZipFile, name: str, path: Path) -> bytes:
     return file.read(name)
 
 
-def _frame(file: zipfile.ZipFile, name: str, schema: dict[str, str], path: Path) -> pd.DataFrame:
+def _frame(
+    file: zipfile.ZipFile, name: str, schema: dict[str, str], path: Path, later: Iterable[str] = ()
+) -> pd.DataFrame:
     frame = pd.read_parquet(io.BytesIO(_member(file, f"{name}.parquet", path)))
+    frame = frame.assign(**{column: -1 for column in later if column not in frame})
+    if set(frame.columns) == set(schema):
+        frame = frame[list(schema)]
     if list(frame.columns) != list(schema):
         raise CaptureMismatch(
             f"{path}: {name} has other columns", why=f"found {list(frame.columns)}, expected {list(schema)}"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from labkit.noisy.answer import Answer
 from labkit.noisy.archive import Recording
 from labkit.noisy.screen import render
 from labkit.noisy.select import Selection
+from labkit.noisy.stamps import Stamps
 from labkit.noisy.watch import Watch
 from labkit.noisy.witnesses import Evidence, Reading
 from labkit.sched.state import Snapshot, between
@@ -35,7 +36,8 @@ DEFAULT_S = 5.0
 WINDOW_S, EVERY_S, CPU_SHARE = 10.0, 2.0, 0.008
 #: So many tasks are asked for their counters at each look.
 _MOST_TASKS = 40
-_NAMES_EVERY_S = 1.0
+#: The tables are tended so often; the second, if they fill up. And not more often than takes this share of one CPU.
+_TEND_EVERY_S, _TEND_CROWDED_S = 1.0, 0.25
 _ROWS = 20
 
 
@@ -53,8 +55,10 @@ def noisy_command(
 
     :raises ParameterError: if ``seconds`` is no time.
     :raises NoSuchCgroup: if something was asked for that is not there.
+    :raises OutcomesError: if the recording cannot be written; the answer has been shown by then.
     :raises LabkitError: where live measurement is impossible, with the reason.
     """
+    _say_it_anyway()
     selection = selection or Selection()
     if seconds is not None and not (0 < seconds < math.inf):
         raise ParameterError("nothing to measure", why=f"seconds is {seconds}", remedy="give a time above 0")
@@ -63,16 +67,15 @@ def noisy_command(
     console = Console(highlight=False)
     with Directory() as directory:
         named = _named(directory, selection)
-        with Watch(directory=directory) as watch:
-            session = _Session(watch, selection, named)
+        with Watch(directory=directory) as watch, Stamps(watch) as second:
+            session = _Session(watch, selection, named, second)
             if seconds is None and not as_json and console.is_terminal:
                 recording = session.table(console)
             else:
                 recording = session.once(seconds or DEFAULT_S, say=not as_json or sys.stderr.isatty())
-    if record is not None:
-        archive.save(record, recording)
     _show(recording.answer(), console, as_json=as_json)
     if record is not None:
+        archive.save(record, recording)
         print(f"kept in {record}; the same answer again: ./task replay -- {record}", file=sys.stderr)
     return 0
 
@@ -82,8 +85,15 @@ def replay_command(path: Path, *, as_json: bool = False) -> int:
 
     :raises MissingCapture, CaptureMismatch: see :func:`labkit.noisy.archive.load`.
     """
+    _say_it_anyway()
     _show(archive.load(path).answer(), Console(highlight=False), as_json=as_json)
     return 0
+
+
+def _say_it_anyway() -> None:
+    """Letters that the terminal's encoding lacks are written as escapes: no answer is lost to the name of a container."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _show(answer: Answer, console: Console, *, as_json: bool) -> None:
@@ -110,6 +120,7 @@ class _Session:
     watch: Watch
     selection: Selection
     named: tuple[int, ...]
+    second: Stamps
     window: deque[tuple[Snapshot, Reading]] = field(default_factory=deque)
     stamped: pd.DataFrame | None = None
 
@@ -121,9 +132,8 @@ class _Session:
             if say:
                 print(f"measuring for {seconds:g} s (Ctrl-C answers early) ...", file=sys.stderr, flush=True)
             twice_s = min(stamps.SHARE * seconds, stamps.LONGEST_S)
-            for _ in _ticks(seconds - twice_s, _NAMES_EVERY_S):
-                self.watch.directory.names(self.watch.tables.ids())  # who dies before the end has a name then
-            self.stamped = stamps.check(self.watch, twice_s)
+            self._rest(seconds - twice_s)
+            self.stamped = self.second.check(twice_s)
         last = self.watch.snapshot()
         return self._recording(first, last, before, self._read_all())
 
@@ -140,7 +150,10 @@ class _Session:
             )
             pause = EVERY_S
             while True:
-                time.sleep(pause)
+                if self.stamped is None and len(self.window) == 2:  # once, after the first table
+                    self.stamped = self.second.check(min(pause, stamps.LONGEST_S))
+                    pause -= stamps.LONGEST_S
+                self._rest(pause)
                 began = time.process_time()
                 rows = max(1, min(_ROWS, console.height))
                 page = render(self._latest(rows), console, rows=rows, live=True, height=console.height)
@@ -148,6 +161,16 @@ class _Session:
                 pause = max(EVERY_S, (time.process_time() - began) / CPU_SHARE)
         last = self.watch.snapshot()
         return self._recording(first, last, before, self._read_all())
+
+    def _rest(self, seconds: float) -> None:
+        """Sleep for so long, and keep names and tables in order meanwhile."""
+        end, pause = time.monotonic() + seconds, _TEND_EVERY_S
+        while (left := end - time.monotonic()) > 0:
+            time.sleep(min(pause, left))
+            began = time.process_time()
+            crowded = self.watch.tend()
+            spent = time.process_time() - began
+            pause = max(_TEND_CROWDED_S if crowded else _TEND_EVERY_S, spent / CPU_SHARE)
 
     def _latest(self, rows: int) -> Answer:
         """The answer about the window that ends now; only those that it shows are read beside it."""
@@ -168,6 +191,7 @@ class _Session:
 
     def _recording(self, first: Snapshot, last: Snapshot, before: Reading, after: Reading) -> Recording:
         interval = self._with_named(between(first, last))
+        interval = self.second.told(interval)
         found = witnesses.evidence(before, after)
         if self.stamped is not None:
             found = replace(found, stamps=self.stamped)
@@ -215,11 +239,3 @@ def _worth_reading(interval: Snapshot, rows: int) -> list[int]:
     np.add.at(held, place, wait_ns[ours])
     most = occupants[np.argsort(held, kind="stable")[::-1][:rows]]
     return list(dict.fromkeys([*victims.tolist(), *most.tolist()]))
-
-
-def _ticks(seconds: float, every_s: float) -> Iterator[None]:
-    """Sleep, and come back every so often, until the time is over; the last piece is as long as what is left."""
-    end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
-        time.sleep(min(every_s, left))
-        yield

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -13,8 +13,9 @@ from labkit.noisy import witnesses
 from labkit.noisy.answer import Answer
 from labkit.noisy.archive import Recording
 from labkit.noisy.select import Selection
+from labkit.noisy.stamps import LONGEST_S, SHARE, Stamps
 from labkit.noisy.watch import Watch
-from labkit.noisy.witnesses import Reading
+from labkit.noisy.witnesses import Evidence, Reading
 from labkit.program import load
 from labkit.sched import integral
 from labkit.sched.state import Snapshot, between
@@ -81,15 +82,21 @@ def measure(workload: Workload, *, events: bool = False) -> Measured:
         running = workload.start()
         stack.callback(running.release)
         watch = stack.enter_context(Watch(label=workload.name))
+        second = stack.enter_context(Stamps(watch))
         tracer = stack.enter_context(load("sched_trace")) if events else None
         first, before = watch.snapshot(), _read(watch.directory)
         running.go()
+        stamped = second.check(min(SHARE * (workload.seconds or 1.0), LONGEST_S))
         truth = running.finish()
         if tracer is not None:
             tracer.stop()
         watch.stop()
         last, after = watch.snapshot(), _read(watch.directory)
-        recording = Recording(between(first, last), witnesses.evidence(before, after), Selection())
+        evidence = witnesses.evidence(before, after)
+        if stamped is not None:
+            evidence = replace(evidence, stamps=stamped)
+        evidence = replace(evidence, requests=_requests(truth))
+        recording = Recording(second.told(between(first, last)), evidence, Selection())
         frames = {}
         if tracer is not None:
             found = trace(list(stream_events(tracer, "events", seconds=0.01)))
@@ -100,9 +107,22 @@ def measure(workload: Workload, *, events: bool = False) -> Measured:
             }
         stack.pop_all()  # the processes stay parked: who asked releases them
         watch.close()
+        second.close()
         if tracer is not None:
             tracer.close()
     return Measured(truth, recording, frames)
+
+
+def _requests(truth: Truth) -> pd.DataFrame:
+    """What the victim says of its own requests."""
+    victim = str(truth.declared.get("victim", ""))
+    said = truth.results.get(victim, {})
+    rows = truth.cgroups[truth.cgroups["role"] == victim]
+    if "beyond_work_ns" not in said or rows.empty:
+        return Evidence.none().requests
+    row = (int(rows["cgroup_id"].iloc[0]), int(said["requests"]), int(said["beyond_work_ns"]))
+    schema = witnesses.SCHEMAS["requests"]
+    return pd.DataFrame([row], columns=list(schema)).astype(schema)
 
 
 def _read(directory: Directory) -> Reading:

@@ -55,6 +55,7 @@ def render(
     shown = shown[: 1 + page.rows(len(shown) - 1, answer.asked - 1)]
     told += page.fitting(stories[1:] if told else [])
     blind = page.fitting([Text(BLIND, style="dim")])
+    rules = page.fitting(_rules(answer))
     if legend:
         legend = [Text(), _legend(shown, console.width, shapes)]
     parts = [*head, table(shown, console.width, shapes)]
@@ -62,7 +63,7 @@ def render(
         parts.append(Text(f"and {answer.asked - len(shown):,} more that waited less", style="dim"))
     if not shown:
         parts.append(Text("Nobody waited that long." if answer.waiting else "Nobody waited for a CPU."))
-    return Group(*parts, *told, *legend, *blind, *foot, *ends)
+    return Group(*parts, *told, *legend, *blind, *foot, *rules, *ends)
 
 
 def _draws(console: Console) -> bool:
@@ -133,11 +134,16 @@ def _legend(shown: Iterable[Verdict], width: int, shapes: bool) -> Text:
 
 def _foot(answer: Answer) -> list[Text]:
     cost = answer.cost
-    said = "what measuring cost is not permitted to be read"
-    each, share = cost.get("ns_per_switch"), cost.get("cpu_share")
-    if each is not None and share is not None:
+    each, share = cost.get("ns_per_switch"), cost.get("cpu_share") or 0.0
+    said = f"measuring cost {100 * share:.2f} % of the CPUs in this process; in the kernel: not permitted to be read"
+    if each is not None:
         said = f"measuring cost {each:.0f} ns per switch, {100 * share:.2f} % of the CPUs"
     return [Text(line, style="dim") for line in (answer.ledger.describe(), said, _checked(answer)) if line]
+
+
+def _rules(answer: Answer) -> list[Text]:
+    """What the kernel left to choose, and how large the tables are."""
+    return [Text("rules: " + "; ".join(map(text.plain, answer.rules)), style="dim")] if answer.rules else []
 
 
 def _checked(answer: Answer) -> str:
@@ -148,8 +154,13 @@ def _checked(answer: Answer) -> str:
         if delay and delay["verifiable_share"] >= 0.9:
             oracle += delay["oracle_ns"]
             residual += abs(delay["residual_ns"])
-    if not oracle:
-        return ""
-    return (
-        f"held against run_delay in /proc: {oracle / 1e6:,.1f} ms, apart by {100 * residual / oracle:.2f} %"
-    )
+    said = []
+    if oracle:
+        said.append(f"run_delay in /proc: {oracle / 1e6:,.1f} ms, apart by {100 * residual / oracle:.2f} %")
+    stamped = [found["stamps"] for found in answer.residuals.values() if found.get("stamps")]
+    if total := sum(one["oracle_ns"] for one in stamped):
+        apart = 100 * sum(abs(one["residual_ns"]) for one in stamped) / total
+        said.append(
+            f"stamps of another clock, in a part of the time: {total / 1e6:,.1f} ms, apart by {apart:.2f} %"
+        )
+    return f"held against {'; '.join(said)}" if said else ""

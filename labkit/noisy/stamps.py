@@ -7,39 +7,119 @@ another clock at wakeup and at preemption would. They cost three times as much, 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from types import TracebackType
+from typing import Self
 
 import pandas as pd
 
+from labkit import bpfsys
+from labkit.errors import LabkitError
 from labkit.noisy.watch import Watch
 from labkit.noisy.witnesses import SCHEMAS
-from labkit.program import load
-from labkit.sched.state import between
+from labkit.program import Program, load
+from labkit.sched.state import Snapshot, between
 
-__all__ = ["LONGEST_S", "SHARE", "check"]
+__all__ = ["LONGEST_S", "SHARE", "Stamps"]
 
-#: Of a measurement, this share at its end is measured twice, but not more than so many seconds.
+#: Of a measurement, this share is measured twice, but not more than so many seconds.
 SHARE, LONGEST_S = 0.25, 1.0
+#: Switches first: a task whose wakeup was stamped and whose switch-in was not would seem to wait until its next one.
+_ORDER = ("switch", "wakeup", "wakeup_new")
 
 
-def check(watch: Watch, seconds: float) -> pd.DataFrame:
-    """Measure for so long in both ways.
+class Stamps:
+    """``runq_latency``, loaded and detached: nothing is compiled, loaded or paid for until :meth:`check`.
 
-    :returns: one row per cgroup in which both saw waits: ``cgroup_id`` (uint64), ``waits`` (by the stamps), ``measured_ns``
-        (``noisy_neighbor``), ``stamped_ns`` (``runq_latency``; int64). A wait that began in one cgroup and ended in another
-        is where it ended.
-    :raises LabkitError: if ``runq_latency`` cannot be loaded.
+    A context manager. What keeps it from working is no reason to withhold the answer, so it is kept in :attr:`problem`.
+
+    :ivar problem: why there will be no stamps, in words; empty if there will.
     """
-    with load("runq_latency") as stamps:
-        before = watch.snapshot()
-        began = stamps.frame("waits")
-        time.sleep(seconds)
-        after = watch.snapshot()
-        ended = stamps.frame("waits")
-    counts = ["waits", "wait_ns"]
-    by_cgroup = ended.groupby("cgroup_id")[counts].sum().astype("int64")
-    earlier = began.groupby("cgroup_id")[counts].sum().astype("int64")
-    stamped = by_cgroup.sub(earlier, fill_value=0)
-    measured = between(before, after).cgroups.set_index("cgroup_id")["wait_ns"].astype("int64")
-    both = stamped.join(measured.rename("measured_ns"), how="inner").reset_index()
-    both = both.rename(columns={"wait_ns": "stamped_ns"})
-    return both[both["waits"] > 0][list(SCHEMAS["stamps"])].astype(SCHEMAS["stamps"]).reset_index(drop=True)
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._program: Program | None = None
+        self._idle_ns = 0
+        self.problem = ""
+        if watch.plan.subsystem >= 0:
+            self.problem = "stamps tell cgroups apart in the cgroup2 tree, which this machine does not have"
+            return
+        try:
+            self._program = load("runq_latency")
+        except LabkitError as error:
+            self.problem = f"stamps of another clock could not be had: {error.what}"
+            return
+        self._begin_anew()
+        self._idle_ns = self._program.run_time_ns or 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Unload it. May be called twice."""
+        if self._program is not None:
+            self._program.close()
+
+    @property
+    def run_time_ns(self) -> int:
+        """What all checks together cost in the kernel; 0 where counting that is not permitted."""
+        return 0 if self._program is None else (self._program.run_time_ns or 0) - self._idle_ns
+
+    def told(self, interval: Snapshot) -> Snapshot:
+        """The interval, with what checking it cost, and with why it was not checked."""
+        notes = (*interval.ledger.notes, self.problem) if self.problem else interval.ledger.notes
+        return replace(
+            interval,
+            cost=replace(interval.cost, checks_ns=self.run_time_ns),
+            ledger=replace(interval.ledger, notes=notes),
+        )
+
+    def _begin_anew(self) -> None:
+        """Detach, and forget: a stamp of before would make a wait of all the time since."""
+        assert self._program is not None
+        self._program.stop()
+        bpfsys.wait_for_programs()
+        for table in self._program.maps.values():
+            table.clear()
+
+    def check(self, seconds: float) -> pd.DataFrame | None:
+        """Measure for so long in both ways.
+
+        The stamps count each wait that ends between attaching and detaching. A snapshot is taken on either side of each of
+        the two, so that what ended in that time is at least ``measured_ns`` and at most ``most_ns``, whatever is slow.
+
+        :returns: one row per cgroup in which the stamps saw waits end: ``cgroup_id`` (uint64), ``waits`` (by the stamps),
+            ``measured_ns`` and ``most_ns`` (``noisy_neighbor``), ``stamped_ns`` (``runq_latency``; int64). A wait that
+            began in one cgroup and ended in another is where it ended. None where there are no stamps.
+        """
+        if self._program is None:
+            return None
+        outer = self._watch.snapshot()
+        for label in _ORDER:
+            self._program.attach(label)
+        inner = self._watch.snapshot()
+        try:
+            time.sleep(seconds)
+        finally:
+            inner_end = self._watch.snapshot()
+            self._program.stop()
+            bpfsys.wait_for_programs()
+            outer_end = self._watch.snapshot()
+            stamped = self._program.frame("waits")
+            self._begin_anew()
+        counts = ["waits", "wait_ns"]
+        found = stamped.groupby("cgroup_id")[counts].sum().astype("int64")
+        found = found.rename(columns={"wait_ns": "stamped_ns"})
+        found["measured_ns"] = _waited(inner, inner_end).reindex(found.index, fill_value=0)
+        found["most_ns"] = _waited(outer, outer_end).reindex(found.index, fill_value=0)
+        found = found[found["waits"] > 0].reset_index()
+        return found[list(SCHEMAS["stamps"])].astype(SCHEMAS["stamps"])
+
+
+def _waited(older: Snapshot, newer: Snapshot) -> pd.Series:
+    return between(older, newer).cgroups.set_index("cgroup_id")["wait_ns"].astype("int64")

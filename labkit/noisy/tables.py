@@ -26,6 +26,7 @@ _WAIT, _THROTTLED, _STEAL, _UNKNOWN_NS, _MIGRATED, _INVOLUNTARY, _THROTTLED_OUTS
 _CGROUP_KIND, _IDLE_KIND, _UNKNOWN_KIND = (KINDS.index(kind) for kind in ("cgroup", "idle", "unknown"))
 #: How long the index of a dead cgroup rests, by how full the table is: relaxed, three quarters full, nearly full.
 REST_S = (60.0, 5.0, 1.0)
+_CROWDED, _FULL = 0.75, 0.9
 #: So many dead cgroups keep rows of their own; older ones are added up in the row of id 0.
 MOST_DEAD = 1000
 
@@ -72,6 +73,11 @@ class Tables:
         in_use = len(self._ids) - len(self._resting)
         counts = [in_use, len(self._resting), self.room - 2, self._far, len(self._dead)]
         return pd.Series(counts, index=["in_use", "resting", "room", "cells", "dead"])
+
+    @property
+    def crowded(self) -> bool:
+        """Are three quarters of the places taken?"""
+        return len(self._ids) >= _CROWDED * (self.room - 2)
 
     def ids(self) -> set[int]:
         """Ids of all cgroups that have a place now."""
@@ -207,7 +213,7 @@ class Tables:
         if self.rest_s is not None:
             return self.rest_s
         share = len(self._ids) / (self.room - 2)
-        return REST_S[0] if share < 0.75 else REST_S[1] if share < 0.9 else REST_S[2]
+        return REST_S[0] if share < _CROWDED else REST_S[1] if share < _FULL else REST_S[2]
 
     def _take_back(self, indexes: np.ndarray) -> None:
         """Move their sums here, empty their places, and hand them out anew."""

@@ -86,13 +86,26 @@ class Watch:
         self.program.stop()
         bpfsys.wait_for_programs()
 
-    def snapshot(self) -> Snapshot:
-        """What was measured since the program was loaded."""
+    def tend(self) -> bool:
+        """What a long measurement needs every second or so: names of cgroups that may be gone by the next snapshot, and the
+        places of those that died given back, so that there is one for each that comes.
+
+        :returns: True if the tables fill up: come back sooner.
+        """
+        self._alive()
+        return self.tables.crowded
+
+    def _alive(self) -> set[int]:
+        """Ids of the cgroups that have a place and are known to live; the places of the dead are taken back."""
         ids = self.tables.ids()
         names = self.directory.names(ids)
         gone = {identity for identity in ids if self.directory.gone(identity)}
-        alive = {identity for identity in ids if identity not in gone and names[identity] is not UNKNOWN}
         self.tables.retire(gone)
+        return {identity for identity in ids if identity not in gone and names[identity] is not UNKNOWN}
+
+    def snapshot(self) -> Snapshot:
+        """What was measured since the program was loaded."""
+        alive = self._alive()
         ledger = self.program.ledger
         counters = self.program.counters()
         taken_ns = time.monotonic_ns()

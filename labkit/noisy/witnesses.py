@@ -6,6 +6,8 @@ Nothing here comes from BPF. A :class:`Reading` is taken beside a snapshot, and 
 
 from __future__ import annotations
 
+import math
+import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +16,7 @@ import pandas as pd
 
 from labkit.kernel.cgroup import Hierarchy, Level, ancestors
 
-__all__ = ["SCHEMAS", "Evidence", "Reading", "Task", "evidence", "read"]
+__all__ = ["LATER", "SCHEMAS", "Evidence", "Reading", "Task", "evidence", "read"]
 
 #: At most so many cgroups are read, and so many tasks in all (0.2 ms each): a reading shall not become the load it is to
 #: explain.
@@ -56,14 +58,28 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "involuntary": "int64",
         "some_ns": "int64",
         "throttled_ns": "int64",
+        "voluntary": "int64",
     },
-    "stamps": {"cgroup_id": "uint64", "waits": "int64", "measured_ns": "int64", "stamped_ns": "int64"},
+    "stamps": {
+        "cgroup_id": "uint64",
+        "waits": "int64",
+        "measured_ns": "int64",
+        "most_ns": "int64",
+        "stamped_ns": "int64",
+    },
+    "requests": {"cgroup_id": "uint64", "requests": "int64", "beyond_ns": "int64"},
 }
+#: Columns that came later: recordings may be without, and have -1 for them then.
+LATER = {"oracles": ("voluntary",), "stamps": ("most_ns",)}
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
 class Task:
-    """One task's counters: ``/proc/TID/schedstat``, ``status`` and ``stat``."""
+    """One task's counters: ``/proc/TID/schedstat``, ``status`` and ``stat``.
+
+    :param started_s: when it was made, by CLOCK_BOOTTIME, rounded down to a clock tick.
+    """
 
     run_ns: int
     run_delay_ns: int
@@ -71,13 +87,18 @@ class Task:
     involuntary: int
     nice: int
     policy: int
+    voluntary: int = 0
+    started_s: float = math.inf
 
 
 @dataclass(frozen=True)
 class _Member:
+    """What was read of one cgroup. ``asked`` is False if it has more tasks than were to be read: then none was."""
+
     tasks: Mapping[int, Task]
     some_us: int | None
     levels: tuple[Level, ...]
+    asked: bool = True
 
 
 @dataclass(frozen=True)
@@ -86,12 +107,12 @@ class Reading:
 
     :param members: by cgroup id.
     :param complete: True if no cgroup that was alive was left out, so that one not in it did not exist.
-    :param took_s: how long it took.
+    :param began_s: when it began, by CLOCK_BOOTTIME.
     """
 
     members: Mapping[int, _Member] = field(default_factory=dict)
     complete: bool = False
-    took_s: float = 0.0
+    began_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -102,9 +123,12 @@ class Evidence:
     :param weights: groups that the scheduler knows, from the root (depth 0) down.
     :param classes: tasks by scheduling class; ``realtime`` and ``idle`` are 0 unless those had most of the cgroup's
         CPU time.
-    :param oracles: sums over the tasks alive at the end: ``run_delay_ns``, ``timeslices``, ``involuntary``; ``some_ns`` of
-        ``cpu.pressure`` and ``throttled_ns`` of ``cpu.stat.local`` (-1 where there is none).
-    :param stamps: the waits of a part of the time, measured in two ways; see :func:`labkit.noisy.stamps.check`.
+    :param oracles: sums over the tasks alive at the end: ``run_delay_ns``, ``timeslices``, ``involuntary``, ``voluntary``
+        (switches); ``some_ns`` of ``cpu.pressure`` and ``throttled_ns`` of ``cpu.stat.local``, or of ``cpu.stat`` of a
+        group of one task that holds the quota (-1 where there is none).
+    :param stamps: the waits of a part of the time, measured in two ways; see :meth:`labkit.noisy.stamps.Stamps.check`.
+    :param requests: of a scenario's victim, by its own clock: ``requests``, and by how much they took longer than the work
+        in them (``beyond_ns``).
     """
 
     quotas: pd.DataFrame
@@ -112,6 +136,7 @@ class Evidence:
     classes: pd.DataFrame
     oracles: pd.DataFrame
     stamps: pd.DataFrame = field(default_factory=lambda: _frame("stamps", []))
+    requests: pd.DataFrame = field(default_factory=lambda: _frame("requests", []))
 
     @classmethod
     def none(cls) -> Evidence:
@@ -129,7 +154,7 @@ def read(
     :param everything: True if these are all cgroups that there are.
     :param most_tasks: so many tasks are asked in all; a cgroup with more than are left is read without its tasks.
     """
-    began = time.monotonic()
+    began_s = time.clock_gettime(time.CLOCK_BOOTTIME)
     chosen = dict(sorted(paths.items(), key=lambda item: item[1] == "/")[:MOST_CGROUPS])
     levels: dict[str, Level | None] = {}
     members = {}
@@ -138,7 +163,7 @@ def read(
         if found is not None:
             most_tasks -= len(found.tasks)
             members[cgroup_id] = found
-    return Reading(members, everything and len(chosen) == len(paths), time.monotonic() - began)
+    return Reading(members, everything and len(chosen) == len(paths), began_s)
 
 
 def _member(tree: Hierarchy, path: str, levels: dict[str, Level | None], most_tasks: int) -> _Member | None:
@@ -148,7 +173,8 @@ def _member(tree: Hierarchy, path: str, levels: dict[str, Level | None], most_ta
     if tids is None:
         return None
     tasks = {}
-    for tid in tids if len(tids) <= most_tasks else []:
+    asked = len(tids) <= most_tasks
+    for tid in tids if asked else []:
         task = _task(tid)
         if task is not None:
             tasks[int(tid)] = task
@@ -157,7 +183,7 @@ def _member(tree: Hierarchy, path: str, levels: dict[str, Level | None], most_ta
         if step not in levels:
             levels[step] = tree.level(step)
     chain = tuple(level for step in ancestors(where) if (level := levels[step]) is not None)
-    return _Member(tasks, _some_us(f"{folder}/cpu.pressure"), chain)
+    return _Member(tasks, _some_us(f"{folder}/cpu.pressure"), chain, asked)
 
 
 def _text(path: str) -> str | None:
@@ -186,12 +212,22 @@ def _task(tid: str) -> Task | None:
         return None  # it ended
     run, delay, slices = (int(word) for word in schedstat.split())
     after_comm = stat.rpartition(")")[2].split()
-    involuntary = status.rpartition("nonvoluntary_ctxt_switches:")[2]
-    return Task(run, delay, slices, int(involuntary), int(after_comm[16]), int(after_comm[38]))
+    before, _, involuntary = status.rpartition("nonvoluntary_ctxt_switches:")
+    voluntary = before.rpartition("voluntary_ctxt_switches:")[2]
+    nice, started_s, policy = (
+        int(after_comm[16]),
+        int(after_comm[19]) / _TICKS_PER_S,
+        int(after_comm[38]),
+    )
+    return Task(run, delay, slices, int(involuntary), nice, policy, int(voluntary), started_s)
 
 
 def evidence(older: Reading, newer: Reading) -> Evidence:
-    """What grew from one reading to the next. A task that was in another cgroup before is left out of the sums."""
+    """What grew from one reading to the next.
+
+    A task that was elsewhere before is left out of the sums. Of a cgroup whose tasks were not read both times there are no
+    sums: counters of a task that is seen for the first time are those of its whole life.
+    """
     before = {
         tid: (cgroup_id, task) for cgroup_id, m in older.members.items() for tid, task in m.tasks.items()
     }
@@ -203,9 +239,9 @@ def evidence(older: Reading, newer: Reading) -> Evidence:
         rows["weights"] += _weights(cgroup_id, member)
         rows["quotas"] += _quotas(cgroup_id, member, was.levels if was else () if known else member.levels)
         if now is not None:
-            grown = _grown(cgroup_id, now, before)
+            grown = _grown(cgroup_id, now, before, older.began_s)
             rows["classes"].append(_classes(cgroup_id, now, grown))
-            if known:
+            if known and now.asked and (was is None or was.asked):
                 rows["oracles"].append(_oracles(cgroup_id, now, was, grown))
     return Evidence(**{name: _frame(name, found) for name, found in rows.items()})
 
@@ -215,13 +251,17 @@ def _frame(name: str, rows: Iterable[tuple[object, ...]]) -> pd.DataFrame:
     return pd.DataFrame(list(rows), columns=list(schema)).astype(schema)
 
 
-def _grown(cgroup_id: int, member: _Member, before: Mapping[int, tuple[int, Task]]) -> dict[int, Task]:
+def _grown(
+    cgroup_id: int, member: _Member, before: Mapping[int, tuple[int, Task]], since_s: float
+) -> dict[int, Task]:
     """Growth of each task's counters; of one that is new, or whose id was used before, its counters are the growth."""
     found = {}
     for tid, task in member.tasks.items():
         home, old = before.get(tid, (cgroup_id, None))
         if home != cgroup_id:
             continue
+        if old is None and task.started_s + 2 / _TICKS_PER_S < since_s:
+            continue  # it is older than the first reading, and was in a cgroup that was not read
         if old is None or task.run_ns < old.run_ns or task.timeslices < old.timeslices:
             found[tid] = task
             continue
@@ -232,6 +272,8 @@ def _grown(cgroup_id: int, member: _Member, before: Mapping[int, tuple[int, Task
             task.involuntary - old.involuntary,
             task.nice,
             task.policy,
+            task.voluntary - old.voluntary,
+            task.started_s,
         )
     return found
 
@@ -290,15 +332,20 @@ def _oracles(
         sum(task.involuntary for task in grown.values()),
         some,
         _throttled_ns(member, was),
+        sum(task.voluntary for task in grown.values()),
     )
 
 
 def _throttled_ns(member: _Member, was: _Member | None) -> int:
-    """Growth of ``cpu.stat.local`` of the group in which its tasks are to the scheduler."""
+    """How long its tasks were throttled, by the kernel: growth of ``cpu.stat.local`` of the group that they are in to the
+    scheduler. Before Linux 6.6 there is none; ``cpu.stat`` of the group itself is as good where it holds the quota and has
+    one task, as what throttles it throttles nobody else."""
     if not any(level.quota_ns is not None for level in member.levels):
         return -1
     own = member.levels[-1]
-    if own.local_throttled_ns is None:
-        return -1
-    old = {level.path: level.local_throttled_ns or 0 for level in was.levels} if was else {}
-    return own.local_throttled_ns - old.get(own.path, 0)
+    old = {level.path: level for level in was.levels}.get(own.path) if was else None
+    if own.local_throttled_ns is not None:
+        return own.local_throttled_ns - ((old.local_throttled_ns or 0) if old else 0)
+    if own.quota_ns is not None and len(member.tasks) == 1:
+        return own.throttled_ns - (old.throttled_ns if old else 0)
+    return -1

@@ -69,12 +69,14 @@ class Cost:
     :param kernel_ns: run time of all its hooks together; None where the kernel's statistics are not permitted.
     :param user_ns: CPU time of the process that reads the maps.
     :param cpus: CPUs online.
+    :param checks_ns: run time of other programs that were loaded for a moment, to check this one.
     """
 
     switches: int = 0
     kernel_ns: int | None = None
     user_ns: int = 0
     cpus: int = 1
+    checks_ns: int = 0
 
     @property
     def ns_per_switch(self) -> float | None:
@@ -82,16 +84,23 @@ class Cost:
         return None if self.kernel_ns is None or not self.switches else self.kernel_ns / self.switches
 
     def cpu_share(self, seconds: float) -> float | None:
-        """Share of the machine's CPU time over so many seconds, hooks and reader (0.0 to 1.0); None as above."""
-        if self.kernel_ns is None or seconds <= 0:
+        """Share of the machine's CPU time over so many seconds (0.0 to 1.0): hooks, checks and reader; where the kernel's
+        statistics are not permitted, of the reader alone. None if no time went by."""
+        if seconds <= 0:
             return None
-        return (self.kernel_ns + self.user_ns) / (seconds * 1e9 * self.cpus)
+        return ((self.kernel_ns or 0) + self.checks_ns + self.user_ns) / (seconds * 1e9 * self.cpus)
 
     def since(self, older: Cost) -> Cost:
         """What came after ``older``."""
         known = self.kernel_ns is not None and older.kernel_ns is not None
         kernel_ns = self.kernel_ns - older.kernel_ns if known else None  # type: ignore[operator]
-        return Cost(self.switches - older.switches, kernel_ns, self.user_ns - older.user_ns, self.cpus)
+        return Cost(
+            self.switches - older.switches,
+            kernel_ns,
+            self.user_ns - older.user_ns,
+            self.cpus,
+            self.checks_ns - older.checks_ns,
+        )
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +28,7 @@ from labkit.noisy.screen import render
 from labkit.noisy.select import Selection
 from labkit.noisy.witnesses import Evidence, Reading, Task, evidence
 from labkit.sched.cause import CAUSES
-from labkit.sched.state import Snapshot
+from labkit.sched.state import Cost, Snapshot
 
 MS, S = 10**6, 10**9
 
@@ -82,6 +85,7 @@ def reading(factor: int = 1) -> Reading:
                     task.involuntary * factor,
                     task.nice,
                     task.policy,
+                    (task.timeslices - task.involuntary) * factor,
                 )
             },
             2_900_000 * factor,
@@ -159,29 +163,72 @@ def test_every_answer_stands_beside_the_kernels_own_counters() -> None:
         "verifiable_share": 1.0,
     }
     assert web["involuntary_switches"] == {"oracle": 40, "residual": -40}
+    assert web["voluntary_switches"] == {"oracle": 860, "residual": 40}  # 900 waits, none left involuntarily
     assert web["throttled"] is None
     assert web["pressure"] == {"some_ns": 2900 * MS, "waits_ns": 3101 * MS, "holds": True}
     assert db["throttled"]["residual_ns"] == 0
     assert db["pressure"]["holds"] is False  # "some" is more than all waits together: that cannot be
+    assert db["throttled"]["comparable"] is True
     assert found["kernel threads"] == dict.fromkeys(
-        ("run_delay", "involuntary_switches", "throttled", "pressure", "stamps")
+        (
+            "run_delay",
+            "involuntary_switches",
+            "voluntary_switches",
+            "throttled",
+            "pressure",
+            "stamps",
+            "requests",
+        )
     )
 
 
 def test_stamps_of_another_clock_stand_beside_the_answer_that_has_them() -> None:
     one = recording()
     web = int(one.snapshot.names.set_index("name").loc["shop/web", "cgroup_id"])
-    stamped = pd.DataFrame(
-        {"cgroup_id": [web], "waits": [9], "measured_ns": [505], "stamped_ns": [500]}
-    ).astype(witnesses.SCHEMAS["stamps"])
-    answer = replace(one, evidence=replace(one.evidence, stamps=stamped)).answer()
-    assert answer.residuals[web]["stamps"] == {
-        "oracle_ns": 500,
-        "residual_ns": 5,
-        "residual_share": 0.01,
-        "measured_ns": 505,
-        "waits": 9,
-    }
+    # What ended in that part lies between two bounds: what is read before and after the stamps are attached differs.
+    for stamped_ns, apart in ((500, 5), (505, 0), (512, 0), (600, -80)):
+        stamped = pd.DataFrame([(web, 9, 505, 520, stamped_ns)], columns=list(witnesses.SCHEMAS["stamps"]))
+        stamped = stamped.astype(witnesses.SCHEMAS["stamps"])
+        answer = replace(one, evidence=replace(one.evidence, stamps=stamped)).answer()
+        assert answer.residuals[web]["stamps"] == {
+            "oracle_ns": stamped_ns,
+            "residual_ns": apart,
+            "residual_share": round(apart / stamped_ns, 6),
+            "measured_ns": 505,
+            "most_ns": 520,
+            "waits": 9,
+        }
+        assert "stamps of another clock" in " ".join(as_text(answer, 80).split())
+
+
+def test_a_scenarios_victim_is_held_against_its_own_clock() -> None:
+    one = recording()
+    ids = one.snapshot.names.set_index("name")["cgroup_id"]
+    said = pd.DataFrame(
+        [(int(ids["shop/web"]), 100, 3000 * MS)], columns=list(witnesses.SCHEMAS["requests"])
+    ).astype(witnesses.SCHEMAS["requests"])
+    found = replace(one, evidence=replace(one.evidence, requests=said)).answer().residuals
+    requests = found[int(ids["shop/web"])]["requests"]
+    assert (requests["oracle_ns"], requests["residual_ns"]) == (3000 * MS, 101 * MS)
+    assert (requests["requests"], requests["comparable"]) == (100, True)
+    assert found[int(ids["shop/db"])]["requests"] is None
+
+
+def test_wall_time_of_several_tasks_is_marked_as_not_comparable() -> None:
+    one = proof()
+    several = replace(one, oracles=one.oracles.assign(tasks=3))
+    found = Answer.from_snapshot(made(), evidence=several).residuals
+    assert found[12]["throttled"]["comparable"] is False
+
+
+def test_the_answer_says_by_which_rules_and_what_it_cost_also_where_the_kernel_does_not_tell() -> None:
+    answer = recording().answer()
+    assert answer.as_dict()["ledger"]["notes"] == ["throttled time: by task_struct.throttled"]
+    assert "rules: throttled time: by task_struct.throttled" in " ".join(as_text(answer, 80).split())
+    silent = replace(made(), cost=Cost(switches=1000, kernel_ns=None, user_ns=200_000_000, cpus=2))
+    found = Answer.from_snapshot(silent)
+    assert found.as_dict()["cost"] == {"ns_per_switch": None, "cpu_share": 0.01}
+    assert "1.00 % of the CPUs in this process" in " ".join(as_text(found, 80).split())
 
 
 def test_pressure_counts_what_lies_below_a_cgroup() -> None:
@@ -192,7 +239,7 @@ def test_pressure_counts_what_lies_below_a_cgroup() -> None:
     )
     proof = Evidence(
         **{name: getattr(Evidence.none(), name) for name in ("quotas", "weights", "classes")},
-        oracles=pd.DataFrame([(5, 1, 2, 1, 0, 5, -1)], columns=list(witnesses.SCHEMAS["oracles"])),
+        oracles=pd.DataFrame([(5, 1, 2, 1, 0, 5, -1, -1)], columns=list(witnesses.SCHEMAS["oracles"])),
     )
     found = Answer.from_snapshot(snap, evidence=proof)
     assert found.residuals[5]["pressure"]["waits_ns"] == 5
@@ -228,6 +275,40 @@ def test_without_a_first_reading_of_a_cgroup_nothing_is_said_of_what_grew() -> N
     assert found.oracles.empty
     assert found.quotas["throttled_ns"].tolist() == [0]
     assert len(found.weights) == 8
+
+
+def test_tasks_that_were_not_read_the_first_time_are_no_oracle() -> None:
+    """A look has so much time for tasks; counters of one that is seen for the first time are those of its whole life."""
+    life = {7: Task(900 * S, 5000 * S, 2_000_000, 9, 0, 0)}
+    now = Reading({10: witnesses._Member(life, None, ())})
+    unasked = Reading({10: witnesses._Member({}, None, (), asked=False)})
+    assert evidence(unasked, now).oracles.empty
+    assert evidence(now, unasked).oracles.empty
+    assert evidence(now, now).oracles["run_delay_ns"].tolist() == [0]
+    found = Answer.from_snapshot(made(), evidence=evidence(unasked, now))
+    assert found.residuals[10]["run_delay"] is None
+
+
+def test_a_task_older_than_the_first_reading_came_from_a_cgroup_that_was_not_read() -> None:
+    young, old = (Task(S, S, 9, 0, 0, 0, 0, started_s) for started_s in (101.0, 99.0))
+    older = Reading({10: witnesses._Member({}, None, ())}, began_s=100.0)
+    newer = Reading({10: witnesses._Member({7: young, 8: old}, None, ())})
+    assert evidence(older, newer).oracles[["tasks", "run_delay_ns"]].to_numpy().tolist() == [[1, S]]
+
+
+def test_before_linux_6_6_cpu_stat_of_the_quotas_own_group_of_one_task_is_the_oracle() -> None:
+    def at(factor: int, *, tasks: int = 1, holder: str = "/a") -> Reading:
+        one = Task(S, S, 9, 0, 0, 0)
+        quota = {"quota_ns": 10 * MS, "throttled_ns": 7 * S * factor, "throttled": 5}
+        chain = tuple(level(path, **(quota if path == holder else {})) for path in ("/", "/a"))
+        return Reading({10: witnesses._Member(dict.fromkeys(range(tasks), one), None, chain)}, complete=True)
+
+    def throttled(**more: object) -> int:
+        return int(evidence(at(1, **more), at(2, **more)).oracles["throttled_ns"].iloc[0])  # type: ignore[arg-type]
+
+    assert throttled() == 7 * S
+    assert throttled(tasks=2) == -1
+    assert throttled(holder="/") == -1
 
 
 def test_a_cgroup_that_died_keeps_its_weight() -> None:
@@ -393,6 +474,59 @@ def test_labkit_replay_shows_a_recording_as_a_table_and_as_json(tmp_path: Path) 
     as_json = CliRunner().invoke(main, ["replay", "--json", str(file)])
     assert json.loads(as_json.output)["cgroups"][0]["verdict"] == "noisy_neighbor"
     assert CliRunner().invoke(main, ["replay", "--json", str(tmp_path)]).exit_code == 2
+
+
+def test_recordings_of_before_later_columns_and_frames_still_replay(tmp_path: Path) -> None:
+    archive.save(tmp_path / "new", recording())
+    with zipfile.ZipFile(tmp_path / "new") as file:
+        oracles = pd.read_parquet(io.BytesIO(file.read("oracles.parquet"))).drop(columns="voluntary")
+    packed = io.BytesIO()
+    oracles.to_parquet(packed)
+    change = {"oracles.parquet": packed.getvalue(), "requests.parquet": None, "stamps.parquet": None}
+    old = archive.load(_rewritten(tmp_path / "new", tmp_path / "old", change)).answer().as_dict()
+    new = archive.load(tmp_path / "new").answer().as_dict()
+    assert old["cgroups"][0]["residual"].pop("voluntary_switches") is None
+    assert new["cgroups"][0]["residual"].pop("voluntary_switches") is not None
+    assert old["cgroups"][0] == new["cgroups"][0]
+
+
+def test_letters_that_the_output_cannot_show_are_escaped_and_lose_no_answer(tmp_path: Path) -> None:
+    file = tmp_path / "name.noisy"
+    one = recording()
+    names = one.snapshot.names.assign(name="caf\u00e9-" + "x" * 80)
+    archive.save(file, replace(one, snapshot=replace(one.snapshot, names=names)))
+    found = subprocess.run(
+        [sys.executable, "-m", "labkit.cli", "replay", str(file)],
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr.decode()
+    assert "caf\\xe9-x" in found.stdout.decode("ascii")
+
+
+def test_an_answer_is_shown_before_it_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The disk may be full: what was measured for minutes is on the screen by then."""
+
+    def full(path: Path, write: object) -> None:
+        raise OutcomesError("cannot write", why="No space left on device")
+
+    class Nothing:
+        def __init__(self, *_: object, **__: object) -> None: ...
+        def __enter__(self) -> "Nothing":
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+    for name in ("Directory", "Watch", "Stamps"):
+        monkeypatch.setattr(f"labkit.noisy.command.{name}", Nothing)
+    monkeypatch.setattr("labkit.noisy.command._Session.once", lambda *_, **__: recording())
+    monkeypatch.setattr(archive, "write_whole", full)
+    with pytest.raises(OutcomesError, match="cannot write"):
+        noisy_command(seconds=1.0, as_json=True, record=tmp_path / "full.noisy")
+    assert json.loads(capsys.readouterr().out)["cgroups"][0]["name"] == "shop/web"
 
 
 def test_a_recording_is_never_overwritten(tmp_path: Path) -> None:

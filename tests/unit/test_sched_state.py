@@ -103,6 +103,7 @@ def test_snapshots_of_two_programs_are_refused() -> None:
 def test_costs_that_are_not_permitted_are_not_invented() -> None:
     cost = Cost(100, None, 10, 4)
     assert cost.ns_per_switch is None
-    assert cost.cpu_share(1.0) is None
+    assert cost.cpu_share(1.0) == pytest.approx(10 / 4e9)  # what the reader itself took is always known
+    assert cost.cpu_share(0.0) is None
     assert Cost(0, 0, 0, 4).ns_per_switch is None
     assert Cost(10, 2_000_000, 2_000_000, 4).cpu_share(1.0) == pytest.approx(0.001)
