@@ -139,5 +139,5 @@ def _reasons(verdict: Verdict) -> list[tuple[str, str]]:
     shares = [(text.plain(one.name), f"{100 * one.share:.0f}%") for one in verdict.blame]
     found += [(name, f" {share}") for name, share in shares if share != "0%"]
     if verdict.verdict == "system" and not found:
-        found.append(("hypervisor, interrupts", ""))
+        found.append(("its own tasks" if verdict.cgroup == "/" else "hypervisor, interrupts", ""))
     return found

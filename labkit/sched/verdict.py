@@ -197,6 +197,12 @@ class _Bench:
         verdict, margin = decide(contended, self.seconds, slowdown, long_ns, authors)
         slow_ns = slow_wake(long_ns, contended, run_ns + wait_ns, self.seconds) if verdict == "quiet" else 0
         sure = self._sureness(row, contended, causes["unknown"], margin, verdict)
+        # The root that waits for itself: the system's doing, and not that of those few for whom it waited besides.
+        itself = (
+            verdict == "system"
+            and authors["self"] < causes["self"]
+            and 2 * causes["self"] >= authors["system"]
+        )
         if slow_ns:
             sure.append((_SLOW_WAKE_SURE, "an idle CPU was slow to wake up, and why is not in these numbers"))
         found = Verdict(
@@ -206,7 +212,7 @@ class _Bench:
             verdict=verdict,
             confidence=_product(factor for factor, _ in sure),
             sentence="",
-            blame=self._blame(cgroup_id, blamed) if somebodys_fault(verdict, authors) else (),
+            blame=self._blame(cgroup_id, blamed) if somebodys_fault(verdict, authors) and not itself else (),
             waits=int(row["waits"]),
             wait_ns=wait_ns,
             run_ns=run_ns,

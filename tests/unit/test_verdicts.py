@@ -358,6 +358,9 @@ def test_tasks_of_the_root_that_wait_for_each_other_wait_for_the_system() -> Non
     root = judged(made, 1)
     assert (root.verdict, root.authors["self"], root.blame) == ("system", 0, ())
     assert "all of it for tasks of its own" in root.sentence
+    beside = snapshot(Made(1, "/", {("cgroup", 1): S, ("cgroup", 10): S // 50}, waits=1000), Made(10, "web"))
+    beside = Snapshot(**(vars(beside) | {"names": beside.names.assign(cgroup=["/", "/web"])}))
+    assert (judged(beside, 1).verdict, judged(beside, 1).blame) == ("system", ())
     both = snapshot(
         Made(1, "/", {("cgroup", 1): S // 2, ("cgroup", 10): S}, waits=1000, owner="system", run_ns=S // 10),
         Made(10, "web", run_ns=S),
