@@ -6,7 +6,8 @@ A notebook's exercise is a cell tagged ``exercise:NN.k`` that holds ``answer = .
     lk.check("06.2", answer)
 
 ``check`` says whether the answer is right, what a typical wrong one mistook, and with each further wrong try the next
-hint. An answer that is still ``...`` is "not answered yet" and costs no hint. In headless runs an answer that is not
+hint. An answer that is still ``...`` is "not answered yet" and costs no hint. A program that could not be run in replay is
+"not run": it does not count as solved. In headless runs an answer that is not
 right raises :class:`ExerciseNotSolved`; ``labkit run`` puts in the solutions of ``notebooks/solutions/NN_name.py``.
 
 Exercises of chapter NN live in ``labkit/lessons/chNN.py``, which is imported when one of them is first checked::
@@ -29,6 +30,7 @@ answer is compared with what the learner measured a moment ago. A check must not
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 import pkgutil
@@ -44,10 +46,11 @@ from labkit.lessons.feedback import (
     expect_choice,
     expect_number,
     expect_text,
+    not_run,
     right,
     wrong,
 )
-from labkit.lessons.programs import Written, source_of, try_program, write_program
+from labkit.lessons.programs import Written, explained, rehearse, source_of, try_program, write_program
 from labkit.lessons.progress import reset
 from labkit.show import headless
 
@@ -64,7 +67,10 @@ __all__ = [
     "expect_choice",
     "expect_number",
     "expect_text",
+    "explained",
+    "not_run",
     "progress",
+    "rehearse",
     "reset",
     "right",
     "source_of",
@@ -129,6 +135,8 @@ class Registry:
         if feedback.passed:
             self.tries.pop(id, None)
             return feedback
+        if not feedback.ran:
+            return dataclasses.replace(feedback, question=known.question)
         tries = self.tries[id] = self.tries.get(id, 0) + 1
         step = min(tries, len(known.hints))
         hint = f"Hint {step} of {len(known.hints)}: {known.hints[step - 1]}"
@@ -185,7 +193,8 @@ def check(id: str, answer: Any, **context: Any) -> Feedback:
     _load(id.split(".")[0])
     feedback = _REGISTRY.judge(id, answer, context)
     if feedback.answered and not headless():
-        (progress.solved if feedback.passed else progress.tried)(id)
+        note = progress.solved if feedback.passed else progress.tried if feedback.ran else progress.not_run
+        note(id)
     feedback.show()
     if headless() and not feedback.passed:
         raise ExerciseNotSolved(f"exercise {id} is not solved", why=feedback.message, remedy=feedback.hint)

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 import pandas as pd
 
 from labkit.errors import LabkitError
-from labkit.lessons import Context, Feedback, exercise, expect_choice, expect_number, right, source_of, wrong
+from labkit.lessons import (
+    Context,
+    Feedback,
+    exercise,
+    expect_choice,
+    expect_number,
+    explained,
+    rehearsals,
+    rehearse,
+    right,
+    source_of,
+    wrong,
+)
+from labkit.program import Program
 
 _STARTS = 23
+#: In replay: the spawner, and the copies of it.
+_PARENT, _CHILDREN = 99, range(3000, 3000 + _STARTS)
 
 
 @exercise(
@@ -23,20 +39,26 @@ _STARTS = 23
     ],
 )
 def count_per_process(answer: Any, context: Context) -> Feedback:
-    """Live: load the answer, start 23 programs, and look. In replay: read the source."""
+    """Live: load the answer, start 23 programs, and look. In replay: the same without a kernel."""
     answer = source_of(answer, contains="say_hello", original=context["hello_c"])
     if isinstance(answer, Feedback):
         return answer
-    key = re.search(r"struct\s+lk_caller\s*\{([^}]*)\}", answer)
+    if context["lab"].mode == "live":
+        return explained(_try_per_process(answer), _reading(answer))
+    script = rehearsals.starts(_STARTS, parent=_PARENT)
+    feedback = rehearse("hello", answer, script, lambda program: _rows(program, _PARENT, _CHILDREN))
+    return explained(feedback, _reading(answer))
+
+
+def _reading(source: str) -> str:
+    key = re.search(r"struct\s+lk_caller\s*\{([^}]*)\}", source)
     if not key or not re.search(r"\bu32\s+tgid\s*;", key[1]):
-        return wrong("`struct lk_caller`, the key, has no member `u32 tgid`.")
-    if not re.search(r"caller\.tgid\s*=|\.tgid\s*=[^=]", answer):
-        return wrong("Nothing is ever put into `tgid`: each key holds 0 there.")
-    if not re.search(r"bpf_get_current_pid_tgid\s*\(\s*\)\s*>>\s*32", answer):
-        return wrong("The process id is the upper half of the 64 bits; the lower half is the thread's.")
-    if context["lab"].mode == "replay":
-        return right("It reads right. In replay it cannot be compiled and run; live, the check does both.")
-    return _try_per_process(answer)
+        return "`struct lk_caller`, the key, has no member `u32 tgid`."
+    if not re.search(r"caller\.tgid\s*=|\.tgid\s*=[^=]", source):
+        return "Nothing is ever put into `tgid`: each key holds 0 there."
+    if "bpf_get_current_pid_tgid" not in source or not re.search(r">>\s*32", source):
+        return "The process id is the upper half of the 64 bits; the lower half is the thread's."
+    return ""
 
 
 def _try_per_process(source: str) -> Feedback:
@@ -45,18 +67,24 @@ def _try_per_process(source: str) -> Feedback:
 
     try:
         with load("hello", source=source) as prog, exact_spawns(_STARTS).run() as truth:
-            hello = prog.frame("hello")
+            return _rows(prog, int(truth.tasks["pid"].iloc[0]))
     except LabkitError as error:
         return wrong(f"The program does not load: {error.what}. {error.why}")
+
+
+def _rows(program: Program, parent: int, children: Collection[int] = ()) -> Feedback:
+    hello = program.frame("hello")
     if "tgid" not in hello.columns:
         return wrong(f"The map's frame has no column `tgid`; it has {', '.join(hello.columns)}.")
     mine = hello[hello["comm"] == "lk-spawner"] if "comm" in hello.columns else hello.iloc[:0]
-    parent = int(truth.tasks["pid"].iloc[0])
-    return _judge_per_process(mine, parent)
+    return _judge_per_process(mine, parent, children)
 
 
-def _judge_per_process(mine: pd.DataFrame, parent: int) -> Feedback:
-    """Rows of lk-spawner: one per start, since each start is a process of its own."""
+def _judge_per_process(mine: pd.DataFrame, parent: int, children: Collection[int] = ()) -> Feedback:
+    """Rows of lk-spawner: one per start, since each start is a process of its own.
+
+    :param children: the processes, where they are known beforehand.
+    """
     if mine.empty:
         return wrong("No row bears the name `lk-spawner`: is `comm` still in the key, and still filled?")
     if len(mine) == 1 and int(mine["tgid"].iloc[0]) == 0:
@@ -65,6 +93,10 @@ def _judge_per_process(mine: pd.DataFrame, parent: int) -> Feedback:
     if len(mine) != _STARTS or calls != _STARTS:
         return wrong(
             f"{_STARTS} programs were started; the map has {len(mine)} rows with {calls} calls together."
+        )
+    if children and set(mine["tgid"].astype(int)) != set(children):
+        return wrong(
+            "`tgid` holds other numbers than the processes'. The lower half of the 64 bits is the thread's."
         )
     return right(
         f"{len(mine)} rows with one call each, and none of them is the spawner itself (process {parent}): "

@@ -8,12 +8,28 @@ from typing import Any
 
 import pandas as pd
 
+from labkit.capture import Capture
 from labkit.errors import LabkitError
 from labkit.ledger import Ledger
-from labkit.lessons import Context, Feedback, exercise, expect_choice, expect_number, right, source_of, wrong
+from labkit.lessons import (
+    Context,
+    Feedback,
+    exercise,
+    expect_choice,
+    expect_number,
+    explained,
+    rehearsals,
+    rehearse,
+    right,
+    source_of,
+    wrong,
+)
+from labkit.paths import captures_dir
+from labkit.program import Program
 from labkit.ring import DISCARD
 
 _ASKED = 11
+_RECORDED = 400  # wakeups and switches of the recording that an answer is run on in replay
 
 
 def _starts(raw: bytes, *, header: int = 8) -> list[int]:
@@ -67,21 +83,24 @@ def eleventh_record(answer: Any, context: Context) -> Feedback:
     ],
 )
 def skip_wakeups(answer: Any, context: Context) -> Feedback:
-    """Live: load the answer, run a ping-pong, and hold what was received against the ledger. In replay: read the source."""
+    """Live: load the answer, run a ping-pong, and hold what was received against the ledger. In replay: the recording."""
     answer = source_of(answer, contains="on_wakeup", original=context["source"])
     if isinstance(answer, Feedback):
         return answer
-    if not re.search(r"^ \* ledger:.*losses:.*\bskipped\b", answer, re.M):
-        return wrong(
-            "The header comment does not name `skipped` as a loss, so the ledger would not know of it."
-        )
-    if not re.search(r"\bu64\s+skipped\s*;", answer):
-        return wrong("`struct lk_events_ledger` has no member `u64 skipped`.")
-    if not re.search(r"skipped\s*(\+\+|\+=\s*1)|\+\+\s*book->skipped", answer):
-        return wrong("Nothing increments `skipped`: the ledger would not balance.")
-    if context["lab"].mode == "replay":
-        return right("It reads right. In replay it cannot be compiled and run; live, the check does both.")
-    return _try_skipping(answer)
+    if context["lab"].mode == "live":
+        return explained(_try_skipping(answer), _reading(answer))
+    feedback = rehearse("sched_events", answer, rehearsals.recorded(*_recording()), _received)
+    return explained(feedback, _reading(answer))
+
+
+def _reading(source: str) -> str:
+    if not re.search(r"^ \* ledger:.*losses:.*\bskipped\b", source, re.M):
+        return "The header comment does not name `skipped` as a loss, so the ledger would not know of it."
+    if not re.search(r"\bu64\s+skipped\s*;", source):
+        return "`struct lk_events_ledger` has no member `u64 skipped`."
+    if not re.search(r"skipped\s*(\+\+|\+=\s*1)|\+\+\s*book->skipped", source):
+        return "Nothing increments `skipped`: the ledger would not balance."
+    return ""
 
 
 def _try_skipping(source: str) -> Feedback:
@@ -92,10 +111,20 @@ def _try_skipping(source: str) -> Feedback:
     try:
         with load("sched_events", source=source) as prog, ping_pong(rounds=rounds).run():
             prog.stop()
-            batches = prog.ring("events").read()
-            return judge_skipping({b.kind.name: len(b) for b in batches}, prog.ledger, at_least=rounds)
+            return _received(prog, at_least=rounds)
     except LabkitError as error:
         return wrong(f"The program does not load: {error.what}. {error.why}")
+
+
+def _recording() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The beginning of the chapter's own recording: wakeups and switches."""
+    events = Capture(captures_dir() / "04_events_and_loss").reading("events")
+    return events["woken"].head(_RECORDED), events["switched"].head(_RECORDED)
+
+
+def _received(program: Program, at_least: int = _RECORDED) -> Feedback:
+    batches = program.ring("events").read()
+    return judge_skipping({b.kind.name: len(b) for b in batches}, program.ledger, at_least=at_least)
 
 
 def judge_skipping(received: dict[str, int], ledger: Ledger, *, at_least: int) -> Feedback:

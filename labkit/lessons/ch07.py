@@ -15,7 +15,20 @@ import pandas as pd
 from labkit.cgroups import Scope
 from labkit.errors import SpecError
 from labkit.kernel.cgroup import hierarchy
-from labkit.lessons import Context, Feedback, exercise, expect_choice, expect_number, right, source_of, wrong
+from labkit.ledger import Ledger
+from labkit.lessons import (
+    Context,
+    Feedback,
+    exercise,
+    expect_choice,
+    expect_number,
+    explained,
+    rehearsals,
+    rehearse,
+    right,
+    source_of,
+    wrong,
+)
 from labkit.lessons.programs import try_program
 from labkit.names import Directory, from_path
 from labkit.program import Program
@@ -205,11 +218,7 @@ def share_of_strangers(answer: Any, context: Context) -> Feedback:
     )
 
 
-_DECLARED = re.compile(r"LK_PARAM_CGROUP")
-_BY_CURRENT = re.compile(
-    r"(?:current_id|bpf_get_current_cgroup_id\(\))\s*[!=]=\s*LK_PARAM_CGROUP"
-    r"|LK_PARAM_CGROUP\s*[!=]=\s*(?:pair\.current_id|bpf_get_current_cgroup_id\(\))"
-)
+_WOKEN = 60  # times, in replay
 _WHOSE = "At the service's wakeups `current` is the hog. Which of the two ids does your filter compare?"
 
 
@@ -238,13 +247,22 @@ def filter_by_the_task(answer: Any, context: Context) -> Feedback:
         )
     if declared["cgroup"].default != 0 or declared["cgroup"].ctype != "u64":
         return wrong("The parameter is a cgroup id, a u64, and 0 by default.")
-    if not _DECLARED.search(source):
-        return wrong("The parameter is declared, and nothing in C asks for it: LK_PARAM_CGROUP.")
-    if context["lab"].mode == "replay":
-        if _BY_CURRENT.search(source):
-            return wrong(_WHOSE)
-        return right("It reads right. In replay it cannot be compiled and run; live, the check does both.")
-    return _tried(source)
+    reading = ""
+    if "LK_PARAM_CGROUP" not in source:
+        reading = "The parameter is declared, and nothing in C asks for it: LK_PARAM_CGROUP."
+    return explained(_tried(source) if context["lab"].mode == "live" else _rehearsed(source), reading)
+
+
+def _rehearsed(source: str) -> Feedback:
+    script = rehearsals.wakeups(service=_WOKEN, others=_WOKEN // 2)
+    everybody = rehearse(_PROGRAM, source, script, _counted_all)
+    if not everybody.passed:
+        return everybody
+
+    def judge(program: Program) -> Feedback:
+        return judge_filter(program.frame("wakeups"), program.ledger, rehearsals.SERVICE_ID, _WOKEN)
+
+    return rehearse(_PROGRAM, source, script, judge, cgroup=rehearsals.SERVICE_ID)
 
 
 def _tried(source: str) -> Feedback:
@@ -260,6 +278,10 @@ def _tried(source: str) -> Feedback:
 def _counts_all(program: Program) -> Feedback:
     time.sleep(0.05)  # and this process is woken
     program.stop()
+    return _counted_all(program)
+
+
+def _counted_all(program: Program) -> Feedback:
     if not len(program.frame("wakeups")):
         return wrong("With cgroup=0 it counts nothing: 0 was to mean every cgroup.")
     return right()
@@ -269,14 +291,18 @@ def _counts_only(program: Program, *, running: Running, service_id: int) -> Feed
     running.go()
     books = running.finish().cgroups.set_index("role")
     program.stop()
-    wakeups, slept = program.frame("wakeups"), int(books.loc["service", "voluntary"])
+    slept = int(books.loc["service", "voluntary"])
+    return judge_filter(program.frame("wakeups"), program.ledger, service_id, slept)
+
+
+def judge_filter(wakeups: pd.DataFrame, ledger: Ledger, service_id: int, slept: int) -> Feedback:
+    """What was counted when one cgroup was asked for, against how often that one's tasks slept."""
     own = wakeups["woken_id"] == service_id
     found, others = int(wakeups.loc[own, "wakeups"].sum()), int(wakeups.loc[~own, "wakeups"].sum())
     if found < slept / 2:
         return wrong(f"Asked for the service, which slept {slept} times, it counts {found} wakeups. {_WHOSE}")
     if others:
         return wrong(f"It still counts {others} wakeups of other cgroups.")
-    ledger = program.ledger
     if ledger.seen > ledger.delivered + ledger.lost:
         return wrong("What is passed over is counted as seen, and so as lost: return before `seen++`.")
     if not ledger.balanced:

@@ -16,6 +16,9 @@ from labkit.lessons import (
     exercise,
     expect_choice,
     expect_number,
+    explained,
+    rehearsals,
+    rehearse,
     right,
     source_of,
     try_program,
@@ -295,15 +298,23 @@ def involuntary_only(answer: Any, context: Context) -> Feedback:
     case: Case = context["case"]
     if isinstance(source, Feedback):
         return case.note("12.4", source)
+    reading = ""
     if source.count("put_off(") < 2 and "args[0]" not in source:
-        feedback = wrong("Nothing asks whether the task was put off: every switch still counts.")
-    elif context["lab"].mode == "replay":
-        feedback = right(
-            "It reads right. In replay it cannot be compiled and run; live, the check does both."
-        )
-    else:
-        feedback = try_program("took_over", source, _against_the_books)
+        reading = "Nothing asks whether the task was put off: every switch still counts."
+    live = context["lab"].mode == "live"
+    tried = try_program("took_over", source, _against_the_books) if live else _rehearsed(source)
+    feedback = explained(tried, reading)
     return case.note("12.4", feedback)
+
+
+def _rehearsed(source: str) -> Feedback:
+    books: list[tuple[int, int, int]] = []
+
+    def judge(program: Program) -> Feedback:
+        tasks = pd.DataFrame(books, columns=["pid", "voluntary", "involuntary"])
+        return judge_took(program.frame("took"), tasks)
+
+    return rehearse("took_over", source, rehearsals.workers(books), judge)
 
 
 def _against_the_books(program: Program) -> Feedback:

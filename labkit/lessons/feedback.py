@@ -11,7 +11,7 @@ from labkit import text
 from labkit.errors import ParameterError
 from labkit.show import Shown
 
-__all__ = ["Feedback", "expect_choice", "expect_number", "expect_text", "right", "wrong"]
+__all__ = ["Feedback", "expect_choice", "expect_number", "expect_text", "not_run", "right", "wrong"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Feedback(Shown):
     :param message: why, or what it mistook.
     :param hint: the next step for someone whose answer is wrong.
     :param answered: False while the answer is still ``...``.
+    :param ran: False if it is a program that could not be run here: neither right nor wrong, and not solved.
     """
 
     passed: bool
@@ -29,6 +30,7 @@ class Feedback(Shown):
     hint: str = ""
     answered: bool = True
     question: str = ""
+    ran: bool = True
 
     def with_hint(self, hint: str, *, question: str = "") -> Feedback:
         """The same with a hint; one that the check gave itself is kept before it."""
@@ -36,9 +38,11 @@ class Feedback(Shown):
 
     @property
     def verdict(self) -> str:
-        """``Right``, ``Not yet`` or ``Not answered yet``."""
+        """``Right``, ``Not yet``, ``Not run`` or ``Not answered yet``."""
         if self.passed:
             return "Right"
+        if not self.ran:
+            return "Not run"
         return "Not yet" if self.answered else "Not answered yet"
 
     def __str__(self) -> str:
@@ -53,7 +57,7 @@ class Feedback(Shown):
 
     def bundle(self) -> dict[str, Any]:
         """HTML for people, text for terminals."""
-        colour = "#2e7d32" if self.passed else "#8a6d00" if self.answered else "#666"
+        colour = "#2e7d32" if self.passed else "#8a6d00" if self.answered and self.ran else "#666"
         said = text.html(self.message) if self.answered else ""
         rest = "".join(
             f'<div style="opacity:.8">{text.html(line)}</div>'
@@ -76,6 +80,11 @@ def right(message: str = "") -> Feedback:
 def wrong(message: str, *, hint: str = "") -> Feedback:
     """The answer is wrong; ``message`` names what it mistook, without giving the answer away."""
     return Feedback(passed=False, message=message, hint=hint)
+
+
+def not_run(message: str) -> Feedback:
+    """The answer may be right, and nobody has seen it run: it does not count as solved, and costs no hint."""
+    return Feedback(passed=False, message=message, ran=False)
 
 
 def expect_number(answer: Any, truth: float, *, unit: str = "", within: float | str = 0) -> Feedback:

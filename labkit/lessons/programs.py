@@ -5,15 +5,18 @@ from __future__ import annotations
 import difflib
 import html
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from labkit import spec, text
 from labkit.errors import CompileError, LabkitError, VerifierRejected
-from labkit.lessons.feedback import Feedback, wrong
+from labkit.lessons.feedback import Feedback, not_run, wrong
 from labkit.program import Program, load
 
-__all__ = ["Written", "source_of", "try_program", "write_program"]
+if TYPE_CHECKING:
+    from labkit.lessons.c_model import DryProgram, Script
+
+__all__ = ["Written", "explained", "rehearse", "source_of", "try_program", "write_program"]
 
 _NOT_A_PROGRAM = (
     "The whole C program is asked for: lk.write_program(NAME, change={old: new}), or the C source as text."
@@ -142,6 +145,42 @@ def try_program(
         return wrong(f"It does not compile: {_clang(error, source)}")
     except LabkitError as error:
         return wrong(f"The program does not load: {error.what}. {error.why}")
+
+
+def rehearse(
+    name: str, source: str, script: Script, judge: Callable[[DryProgram], Feedback], **parameters: Any
+) -> Feedback:
+    """Where no kernel can be asked: run an answer in a model (:mod:`labkit.lessons.c_model`), and judge what it counted.
+
+    :param script: what happens to it: recorded events, or made-up ones whose truth ``judge`` knows.
+    :returns: what ``judge`` says; why the program cannot be loaded, in words; or that it could not be run here.
+    """
+    from labkit.lessons import c_model
+
+    try:
+        feedback = judge(c_model.run(name, source, script, **parameters))
+    except c_model.NotRun as error:
+        return not_run(
+            f"It may be right, but it was not run: {error.what}. On a live kernel it can be tried."
+        )
+    except c_model.Refused as error:
+        return wrong(f"The verifier refuses such a program: {error.what}.")
+    except c_model.NotC as error:
+        return wrong(f"It does not compile: {error.what}.")
+    except LabkitError as error:
+        return wrong(f"The program does not load: {error.what}. {error.why}")
+    if not feedback.passed:
+        return feedback
+    said = f"{feedback.message} It was run without a kernel, on events whose truth is known."
+    return replace(feedback, message=said.strip())
+
+
+def explained(feedback: Feedback, reading: str) -> Feedback:
+    """A failure in the words of what the source looks like, where that says more; looks alone fail nobody.
+
+    :param reading: what is missing by the looks of it; empty if nothing is.
+    """
+    return wrong(reading) if reading and feedback.ran and not feedback.passed else feedback
 
 
 def _lesson(log: str) -> str:

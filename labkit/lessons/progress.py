@@ -23,7 +23,7 @@ from labkit.glossary import for_learner
 from labkit.lessons import predictions
 from labkit.paths import notebooks_dir, work_dir
 
-__all__ = ["COPIES", "digest", "judged", "predicted", "reset", "solved", "table", "tried"]
+__all__ = ["COPIES", "digest", "judged", "not_run", "predicted", "reset", "solved", "table", "tried"]
 
 _FILE = ".progress.json"
 #: Which copies are as they were made: file name -> SHA-256 (see :mod:`labkit.workbench`).
@@ -62,9 +62,19 @@ def solved(exercise: str) -> None:
     _count(exercise, solved_now=True)
 
 
+def not_run(exercise: str) -> None:
+    """Note an answer that reads plausible and could not be run: neither wrong nor solved."""
+    data = _read()
+    entry = data["exercises"].setdefault(exercise, {"wrong": 0, "solved": None})
+    if not entry["solved"]:
+        entry["not_run"] = _now()
+    _write(data)
+
+
 def _count(exercise: str, *, solved_now: bool) -> None:
     data = _read()
     entry = data["exercises"].setdefault(exercise, {"wrong": 0, "solved": None})
+    entry.pop("not_run", None)
     if solved_now:
         entry["solved"] = entry["solved"] or _now()
     elif not entry["solved"]:
@@ -134,8 +144,8 @@ def _is_number(value: Any) -> bool:
 def table() -> pd.DataFrame:
     """How far you are, chapter by chapter.
 
-    :returns: columns ``chapter``, ``predicted`` ("yes" or empty), ``exercises`` ("2 of 3"), ``open`` (ids to be solved)
-        and ``state`` ("done", "begun", or empty), all str.
+    :returns: columns ``chapter``, ``predicted`` ("yes" or empty), ``exercises`` ("2 of 3"), ``open`` (ids to be solved,
+        with "(not run)" behind one whose answer could not be tried) and ``state`` ("done", "begun", or empty), all str.
     """
     from labkit.lessons import exercises  # which imports this module
 
@@ -147,10 +157,14 @@ def table() -> pd.DataFrame:
         touched = [one for one in ids if one in data["exercises"]]
         foreseen = _foreseen(path.stem, data["predictions"].get(path.stem, ()))
         state = "done" if ids and len(right) == len(ids) else "begun" if touched or foreseen else ""
-        left = ", ".join(one for one in ids if one not in right)
+        left = ", ".join(_open(one, data["exercises"].get(one, {})) for one in ids if one not in right)
         rows.append((path.stem, "yes" if foreseen else "", f"{len(right)} of {len(ids)}", left, state))
     columns = ["chapter", "predicted", "exercises", "open", "state"]
     return pd.DataFrame(rows, columns=columns).astype("str")
+
+
+def _open(exercise: str, entry: Mapping[str, Any]) -> str:
+    return f"{exercise} (not run)" if entry.get("not_run") else exercise
 
 
 def reset(chapter: str) -> Path:

@@ -52,13 +52,13 @@ def written(member: str, count: str) -> lk.lessons.Written:
     return lk.write_program("noisy_neighbor", change=changes)
 
 
-def test_counting_reads_right_in_replay() -> None:
+def test_counting_is_right_in_replay() -> None:
     answer = written(
         "    u64 throttled_waits;\n", "    if (throttled_ns)\n        waiter->book->throttled_waits++;\n"
     )
     feedback = judge(2, answer, lab=REPLAY)
     assert feedback.passed
-    assert "cannot be compiled" in feedback.message
+    assert "without a kernel" in feedback.message
 
 
 @pytest.mark.parametrize(
