@@ -61,6 +61,27 @@ class TestExercises:
         chapter(CHAPTER, "replay").predict({"waits": 1})
         assert not mine.exists()
 
+    def test_an_answer_that_could_not_be_run_is_neither_solved_nor_wrong(self, mine: Path) -> None:
+        lab = chapter(CHAPTER, "replay")
+        unknown = {"    entry->waits++;\n": "    entry->waits++;\n    bpf_send_signal(0);\n"}
+        shown = lk.check("06.2", lk.write_program("runq_latency", change=unknown), lab=lab)
+        assert (shown.passed, shown.hint) == (False, "")
+        assert str(shown).startswith("Not run. ")
+        assert (row()["exercises"], row()["open"]) == ("0 of 3", "06.1, 06.2 (not run), 06.3")
+        kept = json.loads((mine / ".progress.json").read_text())["exercises"]["06.2"]
+        assert (kept["wrong"], kept["solved"]) == (0, None)
+        progress.solved("06.2")
+        assert row()["open"] == "06.1, 06.3"
+
+    def test_in_a_run_without_a_reader_it_is_an_error(
+        self, mine: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("LABKIT_HEADLESS", "1")
+        lab = chapter(CHAPTER, "replay")
+        unknown = {"    entry->waits++;\n": "    entry->waits++;\n    bpf_send_signal(0);\n"}
+        with pytest.raises(lessons.ExerciseNotSolved):
+            lk.check("06.2", lk.write_program("runq_latency", change=unknown), lab=lab)
+
     def test_all_solved_is_done(self, mine: Path) -> None:
         for one in lessons.exercises("06"):
             progress.solved(one.id)

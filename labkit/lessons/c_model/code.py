@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ from labkit.lessons.c_model.types import Array, CType, Pointer, Struct, Void, co
 __all__ = ["Compiler"]
 
 _GOES_ON, _BREAKS, _CONTINUES, _RETURNS = range(4)
-_MOST_STEPS = 1_000_000  # of loops, in one call: BPF_COMPLEXITY_LIMIT_INSNS
+_MOST_STEPS = 500_000  # rounds: the verifier walks two instructions or more in each, and a million at most
 
 Run = Callable[[Frame], int]
 Function = Callable[..., int]
@@ -291,7 +292,7 @@ class Compiler:
                     after(frame)
                 steps += 1
                 if steps > _MOST_STEPS:
-                    raise Refused("a loop goes round a million times and does not end")
+                    raise Refused("a loop goes round half a million times and does not end")
 
         return run
 
@@ -366,5 +367,9 @@ def _addressed(node: Any) -> set[str]:
 
 
 def _parse_words(error: Exception, name: str) -> str:
-    text = str(error)
-    return f"line {text.removeprefix(f'{name}:')}" if text.startswith(f"{name}:") else text
+    said = str(error)
+    found = re.match(rf"{re.escape(name)}:(\d+):\d+: (?:before: (.*)|(.*))", said)
+    if found is None:
+        return said.removeprefix(f"{name}: ").lower()
+    what = f"something is missing or too much before `{found[2]}`" if found[2] else found[3].lower()
+    return f"{what}, in line {found[1]}"

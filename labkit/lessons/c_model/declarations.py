@@ -78,6 +78,7 @@ class Declarations:
         self.functions: dict[str, c_ast.FuncDef] = {}
         self.maps: dict[str, MapDeclaration] = {}
         self._anonymous = 0
+        self._defined_by: dict[str, Any] = {}
 
     def read(self, tree: c_ast.FileAST) -> None:
         """Take in a whole file."""
@@ -150,8 +151,11 @@ class Declarations:
             tag = f"lk_anonymous_{self._anonymous}"
         found = self.structs.setdefault(tag, Struct(tag, union))
         if node.decls is not None:
-            if found.body.complete:
+            if found.body.complete and self._defined_by.get(tag) is not node.decls:
                 raise NotC(f"struct {tag} is defined twice, in line {line_of(node)}")
+            if found.body.complete:
+                return found  # `struct x {...} one, other;`: the parser says it for each
+            self._defined_by[tag] = node.decls
             if any(getattr(one, "bitsize", None) is not None for one in node.decls):
                 raise NotRun(f"bit fields, in line {line_of(node)}, are not known here")
             found.define([(one.name or "", self.type(one.type)) for one in node.decls])

@@ -38,7 +38,7 @@ _KINDS = {
     "queue": MapType.QUEUE,
     "ringbuf": MapType.RINGBUF,
 }
-_EVENTS_WITH_A_FAILURE = 200
+_EVENTS_WITH_A_FAILURE = 80
 
 
 class _Enough(Exception):
@@ -149,14 +149,15 @@ class DryProgram(Program):
     def _make_frames(self) -> None:
         for name, declared in self._code.declarations.maps.items():
             ring = declared.kind == "ringbuf"
+            keyless = declared.kind in ("ringbuf", "queue")
             definition = MapDef(
                 name,
                 int(_KINDS[declared.kind]),
-                0 if ring else declared.key.size,
+                0 if keyless else declared.key.size,
                 0 if ring else declared.value.size,
                 declared.entries,
                 0,
-                "" if ring else json.dumps(declared.key.describe()),
+                "" if keyless else json.dumps(declared.key.describe()),
                 "" if ring else json.dumps(declared.value.describe()),
             )
             self._definitions[name] = definition
