@@ -20,11 +20,22 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
 
 from labkit.errors import WorkloadFailed
+from labkit.lessons.c_model import DryProgram
+from labkit.lessons.c_model.kernel import SYSCALLS
 from labkit.lessons.feedback import Feedback, right, wrong
-from labkit.lessons.programs import try_program
+from labkit.lessons.programs import rehearse, try_program
 from labkit.metrics.text import write
 
-__all__ = ["BURSTS", "Writer", "exposed", "judge_scrapes", "misread", "samples", "try_live"]
+__all__ = [
+    "BURSTS",
+    "Writer",
+    "exposed",
+    "judge_scrapes",
+    "misread",
+    "samples",
+    "try_live",
+    "try_without_a_kernel",
+]
 
 _PROGRAM = "syscall_counts"
 #: Sizes of the blocks, in bytes, burst by burst. The last one is smaller than those before it, and all sums are different.
@@ -169,6 +180,29 @@ def judge_scrapes(scrapes: Sequence[tuple[pd.DataFrame, int]], *, nr: str) -> Fe
         expected = " then ".join(f"{one:,.0f}" for one in truth)
         return wrong(f"Scraped, it says {course}; written were {expected} bytes.")
     return right(f"`{name}` says {course}, byte for byte what the kernel's own account of the process says.")
+
+
+def try_without_a_kernel(source: str) -> Feedback:
+    """The same bursts in replay: an answer is run in a model, and scraped after each."""
+    scrapes: list[tuple[pd.DataFrame, int]] = []
+
+    def script(program: DryProgram) -> None:
+        scrapes.clear()
+        kernel, written = program.kernel(), 0
+        writer = kernel.task(4000, "writer", kernel.root)
+        for burst in BURSTS:
+            for size in burst:
+                kernel.run_by(writer, size % 2)
+                program.syscall(kernel, SYSCALLS["write"], 1, 0x7F00_0000_0000, size)
+                program.syscall(kernel, SYSCALLS["read"], 0, 0x7F00_0000_0000, 2 * size)
+                kernel.tick(1_000)
+            written += sum(burst)
+            scrapes.append((samples(exposed(program.frame("counts"))), written))
+
+    def judge(_: DryProgram) -> Feedback:
+        return judge_scrapes(scrapes, nr=str(SYSCALLS["write"]))
+
+    return rehearse(_PROGRAM, source, script, judge)
 
 
 def try_live(source: str, *, nr: str) -> Feedback:

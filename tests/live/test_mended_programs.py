@@ -24,9 +24,9 @@ def stamping(condition: str, **more: str) -> Feedback:
 @pytest.mark.parametrize(
     ("condition", "said"),
     [
-        ("ctx->args[0] || !ctx->args[3]", ""),
-        ("!(ctx->args[0] || !ctx->args[3])", "Which of args"),
-        ("(ctx->args[0] || !ctx->args[3]) && (bpf_get_prandom_u32() & 3)", "Either condition is enough"),
+        ("ctx->args[0] || !prev_state", ""),
+        ("!(ctx->args[0] || !prev_state)", "Which of args"),
+        ("(ctx->args[0] || !prev_state) && (bpf_get_prandom_u32() & 3)", "Either condition is enough"),
         ("ctx->args[0] || 1", "goes to sleep by itself"),
     ],
     ids=["right", "inverted", "not all", "whoever leaves"],
@@ -38,14 +38,14 @@ def test_what_a_mended_program_sees_is_held_against_run_delay(condition: str, sa
 
 
 def test_idle_waits_for_nothing() -> None:
-    feedback = stamping("ctx->args[0] || !ctx->args[3]", **{NOT_IDLE: "    if (pid > 1 << 30) /*"})
+    feedback = stamping("ctx->args[0] || !prev_state", **{NOT_IDLE: "    if (pid > 1 << 30) /*"})
     assert not feedback.passed
     assert "Idle (pid 0)" in feedback.message
 
 
 def test_a_wait_counted_from_before_it_began_is_more_than_there_was() -> None:
     early = {"    u64 ts = bpf_ktime_get_ns();\n": "    u64 ts = bpf_ktime_get_ns() - 20000000;\n"}
-    feedback = stamping("ctx->args[0] || !ctx->args[3]", **early)
+    feedback = stamping("ctx->args[0] || !prev_state", **early)
     assert not feedback.passed
     assert "more than there was" in feedback.message
 

@@ -42,6 +42,7 @@ WITH_C = (
     "07.2",
     "08.2",
     "09.2",
+    "10.5",
     "11.1",
     "12.4",
 )
@@ -88,7 +89,8 @@ def test_every_exercise_that_asks_for_a_program_is_among_them() -> None:
 
 COUNT = "    table->cell[nr] += 1;\n"
 BOUNDED = "    if (nr > 15)\n        nr = 15;\n" + COUNT
-SWITCH = "    if (ctx->args[0] || !ctx->args[3])\n"
+ADDS = "__sync_fetch_and_add(&entry->bytes, third_argument);"
+SWITCH = "    if (ctx->args[0] || !prev_state)\n"
 EVERY = "bpf_get_prandom_u32() % LK_PARAM_N == 0) {\n        cell = every"
 PUT_OFF = "!prev->tgid || !put_off(ctx->args[0], prev_state)"
 THROTTLED = "    if (throttled_ns)\n        waiter->book->throttled_waits++;\n"
@@ -106,7 +108,7 @@ WRONG = {
         "counted as long",
     ),
     "08.2 preempt alone": ("08.2", {SWITCH: "    if (ctx->args[0])\n"}, "Either condition is enough"),
-    "08.2 inverted": ("08.2", {SWITCH: "    if (!(ctx->args[0] || !ctx->args[3]))\n"}, "Which of args"),
+    "08.2 inverted": ("08.2", {SWITCH: "    if (!(ctx->args[0] || !prev_state))\n"}, "Which of args"),
     "09.2 always": ("09.2", {THROTTLED: "    waiter->book->throttled_waits++;\n"}, "only if a part"),
     "11.1 one in seven": (
         "11.1",
@@ -200,7 +202,7 @@ WRONG = {
     ),
     "08.2 whoever leaves": (
         "08.2",
-        {SWITCH: "    if (ctx->args[0] || !ctx->args[3] || 1)\n"},
+        {SWITCH: "    if (ctx->args[0] || !prev_state || 1)\n"},
         "have a stamp as if they waited",
     ),
     "08.2 idle": (
@@ -214,6 +216,10 @@ WRONG = {
         {THROTTLED: THROTTLED.replace("_ns)", "_ns > 100000000000ULL)")},
         "nothing was counted",
     ),
+    "10.5 in its place": ("10.5", {ADDS: "entry->bytes = third_argument;"}, "never goes back"),
+    "10.5 the calls": ("10.5", {ADDS: "__sync_fetch_and_add(&entry->bytes, 1);"}, "those are the calls"),
+    "10.5 of every call": ("10.5", {ADDS: f"; {ADDS}"}, "third argument"),
+    "10.5 semicolon": ("10.5", {ADDS: ADDS[:-1]}, "does not compile"),
     "11.1 too many": ("11.1", {EVERY: EVERY.replace("LK_PARAM_N", "2")}, "one in 10"),
     "11.1 not C": ("11.1", {EVERY: EVERY.replace("== 0", "= 0")}, "does not compile"),
     "12.4 idle is in it": ("12.4", {"!prev->tgid || !put_off(": "prev->tgid && !put_off("}, "idle task"),
@@ -261,7 +267,7 @@ RIGHT = {
     ),
     "05.1 by a ternary": ("05.1", {BOUNDED: "    table->cell[nr > 15 ? 15 : nr] += 1;\n"}),
     "06.2 with a name": ("06.2", {">= 1000000)": ">= 1000ULL * 1000)"}),
-    "08.2 the other order": ("08.2", {SWITCH: "    if (ctx->args[3] == 0 || ctx->args[0] != 0)\n"}),
+    "08.2 the other order": ("08.2", {SWITCH: "    if (prev_state == 0 || ctx->args[0] != 0)\n"}),
     "09.2 in one line": (
         "09.2",
         {THROTTLED: "    waiter->book->throttled_waits += throttled_ns ? 1 : 0; // or += 1\n"},

@@ -8,7 +8,7 @@ from labkit.lessons.c_model.errors import NotRun, Refused
 
 __all__ = ["Memory", "Region"]
 
-_SHIFT = 16  # an object has a window of 64 KiB to itself: nothing of the next one is within reach of a small mistake
+_SHIFT = 20  # an object has a window of 1 MiB to itself: nothing of the next one is within reach of a small mistake
 _OFFSETS = (1 << _SHIFT) - 1
 _KERNEL = 0xFFFF_8880_0000_0000 >> _SHIFT
 
