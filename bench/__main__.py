@@ -11,7 +11,7 @@ import click
 import matplotlib as mpl
 from rich.console import Console
 
-from bench import cost, maps, noisy, peers, report, ring, sched
+from bench import cost, maps, noisy, peers, report, ring, sched, scrape
 from bench.measure import Row
 from labkit.errors import LabkitError
 from labkit.paths import outcomes_dir
@@ -22,6 +22,7 @@ _FAMILIES: dict[str, Callable[..., list[Row]]] = {
     "sched": sched.compare_replay,
     "cost": cost.compare_costs,
     "noisy": noisy.compare_noisy,
+    "scrape": scrape.compare_scrape,
 }
 
 

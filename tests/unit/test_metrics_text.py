@@ -471,3 +471,12 @@ def test_the_document_lists_every_metric_and_no_other() -> None:
     )
     of_kubernetes = {name for name in listed if name.startswith("labkit_kubernetes_")}
     assert listed - of_kubernetes == exposed
+
+
+def test_how_many_series_a_node_has_is_what_the_document_says() -> None:
+    exporter = Exporter(lambda: crowd(250), judge=judged)
+    exporter.refresh()
+    samples = [line for line in exporter.text()[0].splitlines() if not line.startswith(b"#")]
+    said = re.search(r"at most ([\d,]+) on a node", (ROOT / "docs/metrics.md").read_text())
+    assert said
+    assert 0.95 * len(samples) < int(said[1].replace(",", "")) < 1.05 * len(samples)
