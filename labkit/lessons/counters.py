@@ -31,29 +31,34 @@ __all__ = [
     "Writer",
     "exposed",
     "judge_scrapes",
-    "misread",
+    "race",
+    "reading",
     "samples",
     "try_live",
     "try_without_a_kernel",
 ]
 
 _PROGRAM = "syscall_counts"
-#: Sizes of the blocks, in bytes, burst by burst. The last one is smaller than those before it, and all sums are different.
-BURSTS: tuple[tuple[int, ...], ...] = ((97, 1009), (65_537, 4099, 4099), (13,))
-_WRITER = """
-import os, socket, sys
+#: The largest block that one call writes (MAX_RW_COUNT, include/linux/fs.h).
+_LARGEST = 0x7FFFF000
+#: Sizes of the blocks, in bytes, burst by burst: together more than 32 bits hold, the last one smaller than those before.
+BURSTS: tuple[tuple[int, ...], ...] = ((97, 1009), (65_537, *[_LARGEST] * 3), (13,))
+_WRITER = f"""
+import mmap, os, socket, sys
 link = socket.socket(fileno=int(sys.argv[1]))
 sink, zero = os.open("/dev/null", os.O_WRONLY), os.open("/dev/zero", os.O_RDONLY)
+# Gigabytes that take neither memory nor time: nobody looks at what goes to /dev/null.
+block = memoryview(mmap.mmap(-1, {_LARGEST}, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ))
 while True:
     link.send(b".")  # by sendto(): this is no write()
     for size in map(int, link.recv(4096).split()):
-        os.write(sink, bytes(size))
-        os.read(zero, 2 * size)
+        os.write(sink, block[:size])
+        os.read(zero, min(2 * size, 1 << 16))
 """
 
 
 class Writer:
-    """A process that writes blocks when it is told to, and nothing else; a context manager.
+    """A process that writes blocks when it is told to; a context manager.
 
     :ivar written: bytes of the bursts so far.
     """
@@ -73,7 +78,7 @@ class Writer:
         self._began = self._account()
 
     def write(self, sizes: Sequence[int]) -> None:
-        """A block of each size; returns when they are written, and as many bytes twice over are read."""
+        """A block of each size, and a read after each; returns when all is done."""
         self._link.send(" ".join(map(str, sizes)).encode())
         self._wait()
         self.written += sum(sizes)
@@ -135,28 +140,34 @@ def samples(exposition: str) -> pd.DataFrame:
     return frame.assign(**{column: frame[column].fillna("").astype("str") for column in words})
 
 
-def misread(source: str) -> Feedback | None:
-    """What is wrong with an answer's text alone; None if it reads as it should."""
+def reading(source: str) -> str:
+    """What seems to be missing by the looks of an answer; empty if nothing."""
     member = re.search(r"\b([us]\d+|int|long|unsigned \w+)\s+bytes\s*;", source)
     if member is None:
-        return wrong("`struct lk_calls` has no member `u64 bytes`.")
+        return "`struct lk_calls` has no member `u64 bytes`."
     if member[1] != "u64":
-        return wrong(f"A {member[1]} is full after some gigabytes, and begins anew: a counter is a u64.")
-    if not re.search(r"->\s*bytes\b", source):
-        return wrong("Nothing adds to `entry->bytes`.")
-    if re.search(r"->\s*bytes\s*(\+=|=\s*\w+\s*->\s*bytes\s*\+)", source):
-        return wrong(
-            "Two threads of a process on two CPUs read the same sum, and each writes back its own: one is lost. "
-            "How does the program add to `calls`?"
-        )
-    return None
+        return f"A {member[1]} is full after some gigabytes, and begins anew: a counter is a u64."
+    return "" if re.search(r"(->|\.)\s*bytes\b", source) else "Nothing adds to `entry->bytes`."
 
 
-def judge_scrapes(scrapes: Sequence[tuple[pd.DataFrame, int]], *, nr: str) -> Feedback:
+def race(source: str) -> str:
+    """In words, if an answer adds in a way that loses some when two CPUs do so at once: no run shows that for sure."""
+    if not re.search(r"(->|\.)\s*bytes\s*(\+=|\+\+|=[^;=]*\bbytes\s*\+)", source):
+        return ""
+    return (
+        "It counts right here, with one thread. Two threads of a process on two CPUs read the same sum, and each writes "
+        "back its own: one is lost. How does the program add to `calls`?"
+    )
+
+
+def judge_scrapes(
+    scrapes: Sequence[tuple[pd.DataFrame, int]], *, nr: str, by: str = "what was written"
+) -> Feedback:
     """Whether what was scraped is the counter that was asked for.
 
     :param scrapes: for each, in order: the samples, and the bytes that were written up to then.
     :param nr: number of write() here.
+    :param by: whose word that is.
     """
     name = "lab_syscall_bytes_total"
     values = [scraped.loc[scraped["sample"] == name].set_index("nr")["value"] for scraped, _ in scrapes]
@@ -176,10 +187,14 @@ def judge_scrapes(scrapes: Sequence[tuple[pd.DataFrame, int]], *, nr: str) -> Fe
         return wrong("The metric is there, and stays 0 whatever is written.")
     if told[-1] == sum(len(burst) for burst in BURSTS):
         return wrong(f"It says {course}: those are the calls. How much did each ask for?")
+    if told != truth and told == [one % 2**32 for one in truth]:
+        return wrong(
+            f"Scraped, it says {course}: after 4 GiB it began anew, as 32 bits do. To Prometheus that is a restart."
+        )
     if told != truth:
         expected = " then ".join(f"{one:,.0f}" for one in truth)
         return wrong(f"Scraped, it says {course}; written were {expected} bytes.")
-    return right(f"`{name}` says {course}, byte for byte what the kernel's own account of the process says.")
+    return right(f"`{name}` says {course}: byte for byte {by}.")
 
 
 def try_without_a_kernel(source: str) -> Feedback:
@@ -220,6 +235,7 @@ def try_live(source: str, *, nr: str) -> Feedback:
                         writer.written if account is None else account,
                     )
                 )
-            return judge_scrapes(scrapes, nr=nr)
+            own = "what was written" if writer.account is None else "what /proc/PID/io says"
+            return judge_scrapes(scrapes, nr=nr, by=own)
 
         return try_program(_PROGRAM, source, judge, tgid=writer.pid)

@@ -50,8 +50,10 @@ def test_the_solution_agrees_with_the_kernels_own_account() -> None:
         ("        __sync_fetch_and_add(&entry->bytes, 1);", "those are the calls"),
         ("        ; __sync_fetch_and_add(&entry->bytes, third_argument);", "third argument"),
         ("        __sync_fetch_and_add(&entry->bytes, third_argument)", "does not compile"),
+        ("        __sync_fetch_and_add((u32 *)&entry->bytes, (u32)third_argument);", "as 32 bits do"),
+        ("        entry->bytes += third_argument;", "one is lost"),
     ],
-    ids=["put in its place", "calls", "of every call", "semicolon"],
+    ids=["put in its place", "calls", "of every call", "semicolon", "32 bits", "not atomic"],
 )
 def test_a_typical_mistake_is_seen_in_what_is_scraped(line: str, word: str) -> None:
     feedback = judge(line)

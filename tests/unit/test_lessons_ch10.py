@@ -171,9 +171,22 @@ def written(statement: str, member: str = "u64 bytes;") -> Any:
         (written("    entry->bytes += third_argument;\n", "u32 bytes;"), "full after some gigabytes"),
         (written(""), "Nothing adds"),
         (written("    if (nr == LK_NR_write)\n        entry->bytes += third_argument;\n"), "one is lost"),
-        (written("    entry->bytes = entry->bytes + third_argument;\n"), "one is lost"),
+        (
+            written("    if (nr == LK_NR_write)\n        entry->bytes = entry->bytes + third_argument;\n"),
+            "one is lost",
+        ),
+        (written("    entry->bytes += third_argument;\n"), "third argument"),
     ],
-    ids=["as it was", "no such place", "no member", "u32", "never added to", "not atomic", "in long words"],
+    ids=[
+        "as it was",
+        "no such place",
+        "no member",
+        "u32",
+        "never added to",
+        "not atomic",
+        "in long words",
+        "all",
+    ],
 )
 def test_c_that_cannot_be_the_counter_is_told_why(answer: Any, word: str, names: dict[str, Any]) -> None:
     feedback = judge(5, answer, **names)
@@ -204,9 +217,10 @@ SUMS = np.cumsum([sum(burst) for burst in BURSTS]).tolist()
         ([{"1": 0, "0": 0} for _ in SUMS], "stays 0"),
         ([{"1": n} for n in np.cumsum([len(burst) for burst in BURSTS]).tolist()], "those are the calls"),
         ([{"1": n - 1} for n in SUMS], "written were"),
+        ([{"1": n % 2**32} for n in SUMS], "as 32 bits do"),
         ([{"1": 8 * n} for n in SUMS], "written were"),
     ],
-    ids=["the last", "reads too", "never", "calls", "one short", "bits"],
+    ids=["the last", "reads too", "never", "calls", "one short", "full", "bits"],
 )
 def test_a_scraped_counter_that_is_another_one_is_told_from_the_right_one(
     told: list[dict[str, int]], word: str
