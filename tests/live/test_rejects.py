@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from labkit.errors import HookNotFound
 from labkit.lessons import exercises, write_program
 from labkit.lessons.ch05 import LIMIT, walk
 from labkit.lessons.rejects import Reject, judge, reject, rejects
@@ -23,6 +24,21 @@ def test_it_is_refused_as_described_and_let_in_when_mended(one: Reject) -> None:
     assert one.fits(told), told
     mended = judge(one.mended_program)
     assert mended.refused_by == "", mended.log[-500:]
+
+
+@pytest.mark.parametrize(("argument", "attached"), [(1, True), (2, False), (5, False), (11, False)])
+def test_an_argument_that_the_tracepoint_lacks_passes_the_verifier_and_is_refused_at_attaching(
+    argument: int, attached: bool
+) -> None:
+    program = write_program(
+        "context_too_far", reject("context_too_far").source, change={"args[12]": f"args[{argument}]"}
+    )
+    if attached:
+        program.load().close()
+        return
+    with pytest.raises(HookNotFound) as refused:
+        program.load()
+    assert "attaching failed: Invalid argument" in str(refused.value)
 
 
 def test_the_verifier_walks_each_round_of_a_loop_and_stops_at_a_million() -> None:

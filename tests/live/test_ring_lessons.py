@@ -70,20 +70,23 @@ def test_the_woken_recorders_own_switches_are_those_that_the_scheduler_counted()
     with load("sched_events", wake=True) as prog:
         seen = watch(prog, 0.3, woken=True)
     assert 0 <= seen["counted_switch_outs"] - seen["own_switch_outs"] <= seen["unseen"]
-    assert seen["own_switch_outs"] > 100
+    # It goes to sleep when it has read all; not after each read, since more may have come meanwhile.
+    assert seen["own_switch_outs"] > 0
+    assert seen["reads"] > 0
     assert seen["own_switches"] >= seen["own_switch_outs"]
     assert seen["own_switches"] <= seen["switches"]
 
 
 def test_a_recorder_that_is_woken_records_itself_and_one_that_looks_now_and_then_does_not() -> None:
-    own = {}
+    seen = {}
     for wake in (False, True):
         with load("sched_events", wake=wake) as prog:
-            own[wake] = watch(prog, 0.5, woken=wake, every_s=0.1)["own_switches"]
-    # It looks five times: each is one switch in and one out, and it may be interrupted.
-    assert own[False] < 100
-    # However busy the machine is, it finds its own arrival each time it is woken.
-    assert own[True] > 10 * own[False]
+            seen[wake] = watch(prog, 0.5, woken=wake, every_s=0.1)
+    # Nobody wakes it: it sleeps as often as it looks, five times, plus what it was put off the CPU.
+    assert seen[False]["reads"] <= 6
+    # However busy the machine is, a reader that is woken finds its own arrival and reads again: far more often.
+    assert seen[True]["reads"] > 3 * seen[False]["reads"]
+    assert seen[True]["own_switches"] > seen[False]["reads"]
 
 
 def test_wakeups_left_out_on_purpose_are_accounted_for() -> None:
