@@ -52,11 +52,12 @@ class Ledger:
         """
         return cls(capture="none", mode=mode, seen=0, delivered=0, notes=(reason,))
 
-    def narrowed(self, what: str, *, expected: int, delivered: int) -> Ledger:
+    def narrowed(self, what: str, *, expected: int, delivered: int, event: str = "") -> Ledger:
         """The ledger of a part of the capture whose events were counted independently, such as one task's.
 
         :param expected: how many events there were by another count (``timeslices`` of the task).
         :param delivered: how many of them are in the result.
+        :param event: what is counted, singular, if it is something else than the whole's events.
         """
         return Ledger(
             capture=f"{self.capture}: {what}",
@@ -64,7 +65,7 @@ class Ledger:
             seen=expected,
             delivered=delivered,
             losses={"missed": expected - delivered},
-            event=self.event,
+            event=event or self.event,
             notes=(f"on the whole machine {self.describe()}",),
         )
 

@@ -38,3 +38,9 @@ def test_a_part_counted_independently_has_a_ledger_of_its_own() -> None:
     part = whole.narrowed("a task", expected=7, delivered=6)
     assert (part.mode, part.event, part.balanced, part.losses) == ("replay", "switch-in", True, {"missed": 1})
     assert "on the whole machine" in part.describe()
+
+
+def test_a_part_may_count_something_else_and_says_so() -> None:
+    whole = Ledger("c", "live", 90, 90, event="switch-in")
+    part = whole.narrowed("the service", expected=1000, delivered=998, event="waited microsecond")
+    assert part.describe().startswith("waited microseconds: seen 1,000, delivered 998")
