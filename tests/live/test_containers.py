@@ -4,28 +4,40 @@ What only a cluster has (scheduling, the API server) is not here; docs/kubernete
 """
 
 import contextlib
+import json
 import os
+import re
 import shutil
+import socket
 import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import container_host
 import pytest
+from capability_sets import CAPABILITY_SETS
 from container_host import Host, Unavailable, answer, for_podman, image, running, tell_as_kubelet, template
 from prometheus_client.parser import text_string_to_metric_families
 
-from labkit import oracles
+from labkit import bpfsys, oracles
 from labkit.kernel.cgroup import hierarchy
 from labkit.notebook_io import chapters
+from labkit.program import load
 
 pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.needs("root"), pytest.mark.timeout(3600)]
 
-PORT = 9798
+
+def _free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+PORT = _free_port()  # somebody may be running an exporter here
 EXPORTER = ("base/daemonset.yaml", "labkit-exporter")
 BPF, PERFMON, SYS_ADMIN = 1 << 39, 1 << 38, 1 << 21  # include/uapi/linux/capability.h
 
@@ -95,6 +107,33 @@ def _run_delay_ns(pid: int) -> int:
     return int(oracles.schedstat([pid])["run_delay_ns"].sum())
 
 
+NS = 1_000_000_000
+
+
+def _throttled_ns(pid: int) -> int:
+    """By ``cpu.stat`` of the cgroup in which a process's quota is set, its own or the one above (podman's pods)."""
+    tree = hierarchy()
+    folder = tree.cpu
+    assert folder is not None
+    path = folder / tree.path_of(pid, "cpu" if "cpu" in tree.controllers else None).lstrip("/")
+    return int(oracles.cpu_stat([path, path.parent])["throttled_ns"].max())
+
+
+def _until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.2)
+
+
+def _verdicts(samples: Samples, victim: dict[str, str]) -> set[str]:
+    return {
+        dict(labels)["verdict"]
+        for (name, labels), value in samples.items()
+        if name == "labkit_verdict" and value == 1 and victim.items() <= dict(labels).items()
+    }
+
+
 def _tasks(pid: int) -> list[int]:
     """All tasks of the container that a process is the first of."""
     folder = hierarchy().identity
@@ -108,12 +147,6 @@ def _keep_on(cpu: int, pid: int) -> None:
     for task in _tasks(pid):
         with contextlib.suppress(ProcessLookupError):
             os.sched_setaffinity(task, {cpu})
-
-
-@pytest.fixture
-def free_port() -> None:
-    if _get("/healthz")[0] != 0:
-        pytest.fail(f"something else listens on port {PORT} here: end it first")
 
 
 @pytest.fixture
@@ -143,12 +176,13 @@ def _exporter(node: Host, node_root: Path) -> Iterator[str]:
     for folder in ("pods", "containers"):
         (node_root / "var/log" / folder).mkdir(parents=True, exist_ok=True)
     pod = template(*EXPORTER)
+    arguments = pod["spec"]["containers"][0]["args"]
+    arguments[arguments.index("--port") + 1] = str(PORT)
     with running(node, for_podman(pod, node_root=node_root)) as (container,):
         _until_ready(node, container, pod["spec"]["containers"][0]["startupProbe"])
         yield container
 
 
-@pytest.mark.usefixtures("free_port")
 def test_the_exporter_names_victim_and_culprit_of_a_contention_in_other_containers(
     node: Host, demonstration: dict[str, int], tmp_path: Path
 ) -> None:
@@ -157,10 +191,15 @@ def test_the_exporter_names_victim_and_culprit_of_a_contention_in_other_containe
         outer = _run_delay_ns(demonstration["victim"])
         first = _scrape()
         inner = _run_delay_ns(demonstration["victim"])
-        time.sleep(6)
+        limits = [_throttled_ns(demonstration["throttled"])] * 2
+        # Until the kernel's own accounts say that there was contention, and that a quota bit.
+        _until(lambda: _run_delay_ns(demonstration["victim"]) - inner > NS)
+        _until(lambda: _throttled_ns(demonstration["throttled"]) - limits[0] > NS)
+        limits[0] = _throttled_ns(demonstration["throttled"]) - limits[0]
         inner = _run_delay_ns(demonstration["victim"]) - inner
         second = _scrape()
         outer = _run_delay_ns(demonstration["victim"]) - outer
+        limits[1] = _throttled_ns(demonstration["throttled"]) - limits[1]
         told = answer(
             node.podman(
                 "exec",
@@ -174,7 +213,9 @@ def test_the_exporter_names_victim_and_culprit_of_a_contention_in_other_containe
 
     # Who is slowed down, and by whom: both named as Kubernetes names them.
     foreign = grown("labkit_runq_wait_seconds_total", cause="foreign", **victim)
-    assert foreign > 0.5, "the victim hardly waited: no contention was made"
+    assert foreign * NS > 0.5 * inner, (
+        "most of the victim's wait is others' doing: it is one task without a quota"
+    )
     held = {
         dict(labels)["occupant"]: value - first.get((name, labels), 0)
         for (name, labels), value in second.items()
@@ -185,12 +226,13 @@ def test_the_exporter_names_victim_and_culprit_of_a_contention_in_other_containe
     containers = {name: wait for name, wait in held.items() if name.startswith("labkit-demo/")}
     assert by_stressor == max(containers.values()), held
     assert by_stressor > 0.6 * sum(containers.values()), held
-    verdicts = {
-        dict(labels)["verdict"]
-        for (name, labels), value in second.items()
-        if name == "labkit_verdict" and value == 1 and victim.items() <= dict(labels).items()
-    }
-    assert verdicts & {"noisy_neighbor", "mixed", "system"}, (verdicts, held)
+    # The right word for it. Others who work on this machine, outside of containers, may have a part; a fifth counts.
+    strangers = sum(held.values()) - sum(containers.values())
+    right = (
+        {"noisy_neighbor"} if strangers < 0.15 * sum(held.values()) else {"noisy_neighbor", "mixed", "system"}
+    )
+    assert _verdicts(second, victim) <= right, held
+    assert _verdicts(second, victim), "no verdict at all"
 
     # By the kernel's own account of the victim's task, read around the two scrapes.
     waited = grown("labkit_runq_wait_seconds_total", **victim) * 1e9
@@ -198,18 +240,24 @@ def test_the_exporter_names_victim_and_culprit_of_a_contention_in_other_containe
 
     # The throttled one is slowed down by nobody but its own quota.
     throttled = victim | {"pod": "throttled"}
-    own = grown("labkit_runq_wait_seconds_total", cause="throttled", **throttled)
-    assert own > 2 * grown("labkit_runq_wait_seconds_total", cause="foreign", **throttled)
-    assert own > 0.5
+    own = grown("labkit_runq_wait_seconds_total", cause="throttled", **throttled) * NS
+    edges = (
+        2 * 100_000_000
+    )  # a period at each end may be in the one account and not yet in the other; it is one task
+    assert limits[0] - edges <= own <= limits[1] + edges
+    assert own > grown("labkit_runq_wait_seconds_total", cause="foreign", **throttled) * NS
+    assert _verdicts(second, throttled) == {"throttled"}
 
     # What `./task k8s-noisy` asks in there gives the same answer.
     (row,) = [row for row in told["cgroups"] if row["name"].endswith("victim/service")]
     blamed = [one["name"] for one in row["blame"] if one["name"].startswith("labkit-demo/")]
     assert blamed[0] == "labkit-demo/cpu-stressor/stressor", row["sentence"]
-    assert row["verdict"] in ("noisy_neighbor", "mixed", "system"), row["sentence"]
+    total = sum(one["share"] for one in row["blame"])
+    strangers = total - sum(one["share"] for one in row["blame"] if one["name"].startswith("labkit-demo/"))
+    allowed = ("noisy_neighbor",) if strangers < 0.15 * total else ("noisy_neighbor", "mixed", "system")
+    assert row["verdict"] in allowed, row["sentence"]
 
 
-@pytest.mark.usefixtures("free_port")
 def test_the_exporter_is_not_root_has_two_capabilities_and_leaves_nothing_in_the_kernel(
     node: Host, exporter_image: str, tmp_path: Path
 ) -> None:
@@ -245,29 +293,15 @@ def _programs_of(pid: int) -> set[int]:
 
 
 def _loaded() -> set[int]:
-    import json
-
     bpftool = shutil.which("bpftool") or "/usr/sbin/bpftool"
     listed = subprocess.run([bpftool, "--json", "prog"], capture_output=True, text=True, check=True)
     return {program["id"] for program in json.loads(listed.stdout)}
 
 
-# docs/kubernetes.md has this table; user 0 unless said otherwise.
-CAPABILITY_SETS = [
-    pytest.param("65532", "BPF,PERFMON", "containerd", "works", id="as-deployed"),
-    pytest.param("0", "BPF,PERFMON", "containerd", "works", id="root-with-two"),
-    pytest.param("65532", "BPF", "containerd", "refused", id="without-perfmon"),
-    pytest.param("65532", "PERFMON", "containerd", "refused", id="without-bpf"),
-    pytest.param("65532", "", "containerd", "refused", id="none"),
-    pytest.param("0", "", "containerd", "refused", id="root-with-none"),
-    pytest.param("0", "SYS_ADMIN", "containerd", "works, with its cost", id="sys-admin-alone"),
-    pytest.param("0", "BPF,PERFMON,SYS_ADMIN", "containerd", "works, with its cost", id="with-cost"),
-    pytest.param("0", "BPF,PERFMON", "before 1.7", "refused", id="old-seccomp-profile"),
-    pytest.param("0", "privileged", "before 1.7", "works, with its cost", id="privileged"),
-]
-
-
-@pytest.mark.parametrize(("user", "capabilities", "runtime", "expected"), CAPABILITY_SETS)
+@pytest.mark.parametrize(
+    ("user", "capabilities", "runtime", "expected"),
+    [pytest.param(*row, id=name) for name, row in CAPABILITY_SETS.items()],
+)
 def test_which_capabilities_are_enough(
     node: Host, exporter_image: str, user: str, capabilities: str, runtime: str, expected: str
 ) -> None:
@@ -313,9 +347,16 @@ def test_bpftool_sees_from_its_pod_what_is_loaded_on_the_node(node: Host, tools_
     # As `./task deploy-bpftool` does; Debian's own would install it from the network.
     container["image"] = tools_image
     with running(node, pod) as (name,):
-        answered = node.podman("exec", name, "bpftool", "version")
-        node.podman("exec", name, "bpftool", "prog", "list")
-    assert "bpftool v" in answered
+        with load("hello") as program:
+            ours = {bpfsys.prog_info(attached.prog_fd).id for attached in program._attached.values()}
+            listed = json.loads(node.podman("exec", name, "bpftool", "-j", "prog", "list"))
+        assert ours
+        assert ours <= {one["id"] for one in listed}
+        assert all(one["name"].startswith("lk_") for one in listed if one["id"] in ours)
+
+
+# The limit of a notebook, in execution.py's words, and what follows from it.
+BY_THE_CLOCK = re.compile(r"ran longer than \d+ s, the notebook's limit|^never ran")
 
 
 def test_the_lab_job_writes_its_outcomes_to_its_volume(node: Host) -> None:
@@ -334,17 +375,13 @@ def test_the_lab_job_writes_its_outcomes_to_its_volume(node: Host) -> None:
         assert (folder / "latest/README.md").exists()
         notebooks = {notebook["name"]: notebook for notebook in summary["notebooks"]}
         assert set(notebooks) == {path.stem for path in chapters()}
-        assert {notebook["status"] for notebook in notebooks.values()} <= {"ok", "failed"}, log[-3000:]
-        # Whether each chapter holds on a machine as busy as this one is for the tests of chapters; nothing may fail for
-        # want of something in the image or a right of the pod.
-        for lack in (
-            "UnsupportedKernel",
-            "Read-only file system",
-            "Permission denied",
-            "No module named",
-            "fetched",
-        ):
-            assert lack not in log
+        # Nothing may fail but by the clock: a machine as busy as this one may take longer than a notebook's limit.
+        for name, notebook in notebooks.items():
+            others = [one["what"] for one in notebook["problems"] if not BY_THE_CLOCK.search(one["what"])]
+            assert notebook["status"] == "ok" or (notebook["problems"] and not others), (
+                name,
+                notebook["problems"],
+            )
         assert notebooks["01_hello_world"]["status"] == "ok", log[-3000:]
         assert code == int(any(notebook["status"] == "failed" for notebook in notebooks.values()))
         findings = [finding for notebook in notebooks.values() for finding in notebook["findings"]]

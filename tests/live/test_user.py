@@ -245,6 +245,23 @@ def summary_of(learner: Learner) -> dict[str, Any]:
     return found
 
 
+#: Says in which mode a chapter with scenarios would run here, and, if live, makes such cgroups and joins one.
+MODE = """
+import os, labkit as lk
+from labkit.cgroups import Group, Scope
+lab = lk.chapter("09_throttled_or_noisy", needs=["own cgroups"])
+print(lab.mode, lab.why)
+if lab.mode == "live":
+    with Scope(["service", Group("limited", weight=300, quota_us=20_000)], cpu=True) as scope:
+        pid = os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "1000")
+        scope.add("limited", pid)
+        joined = open(f"/proc/{pid}/cgroup").read().count(scope.root.name + "/limited")
+        print(joined, len(list(scope.folder("service").iterdir())) > 0)
+    os.waitpid(pid, 0)
+"""
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(
     Path("/sys/fs/cgroup/cgroup.controllers").exists(), reason="here systemd may give the user a cgroup"
 )
@@ -280,18 +297,43 @@ def given(learner: Learner) -> Iterator[list[Path]]:
             disable_cpu(str(control))
 
 
-def test_in_a_cgroup_of_their_own_the_user_runs_scenarios_live_and_leaves_it_empty(
-    learner: Learner, given: list[Path]
-) -> None:
-    script = 'for folder in "$@"; do echo $$ >"$folder/cgroup.procs"; done; read command; exec $command'
+def run_inside(learner: Learner, given: list[Path], command: str) -> subprocess.CompletedProcess[str]:
+    """A command of the user's that begins in their cgroups."""
+    script = (
+        'for folder in "$@"; do echo $$ >"$folder/cgroup.procs"; done; read command; eval exec "$command"'
+    )
     switch = (
         f"setpriv --reuid={learner.entry.pw_uid} --regid={learner.entry.pw_gid} --init-groups --reset-env"
     )
-    run = f".venv/bin/python -m labkit.cli run notebooks/{SCENARIOS}.ipynb --mode live --timeout 250"
-    result = subprocess.run(
-        ["sh", "-c", script, "sh", *map(str, given)], input=f"{switch} {run}\n", cwd=learner.lab,
+    return subprocess.run(
+        ["sh", "-c", script, "sh", *map(str, given)], input=f"{switch} {command}\n", cwd=learner.lab,
         text=True, capture_output=True, timeout=300, check=False,
     )  # fmt: skip
+
+
+def test_a_chapter_with_scenarios_is_live_in_a_cgroup_of_the_users_and_else_a_replay(
+    learner: Learner, given: list[Path]
+) -> None:
+    script = learner.lab / "mode.py"
+    script.write_text(MODE)
+    launcher = f".venv/bin/python -I -S labkit/system/launch.py .venv/bin/python {script.name}"
+    inside = run_inside(learner, given, launcher)
+    assert inside.returncode == 0, inside.stderr
+    trees = 2 if "cpu" in hierarchy().controllers else 1
+    assert inside.stdout.splitlines() == ["live ", f"{trees} True"]
+    if not Path("/sys/fs/cgroup/cgroup.controllers").exists():
+        outside = learner.run(*launcher.split())
+        assert outside.stdout.startswith(
+            f"replay own cgroups: user id {learner.entry.pw_uid} may neither write"
+        )
+
+
+@pytest.mark.slow
+def test_in_a_cgroup_of_their_own_the_user_runs_scenarios_live_and_leaves_it_empty(
+    learner: Learner, given: list[Path]
+) -> None:
+    run = f".venv/bin/python -m labkit.cli run notebooks/{SCENARIOS}.ipynb --mode live --timeout 250"
+    result = run_inside(learner, given, run)
     assert result.returncode == 0, result.stdout + result.stderr
     (notebook,) = summary_of(learner)["notebooks"]
     assert (notebook["status"], notebook["mode"]) == ("ok", "live")
