@@ -37,7 +37,7 @@ def marks(shapes: bool) -> Mapping[str, str]:
 
 def bar_width(width: int) -> int:
     """How wide the bars are in a terminal of ``width`` columns."""
-    return 24 if width >= WIDE else 10 if width >= 100 else 8 if width >= NARROW else 6
+    return 24 if width >= WIDE else 10 if width >= 100 else 7 if width >= NARROW else 6
 
 
 def bar(verdict: Verdict, width: int, *, shapes: bool = True) -> Text:
@@ -61,20 +61,35 @@ def bar(verdict: Verdict, width: int, *, shapes: bool = True) -> Text:
 
 
 def shortened(name: str, width: int, *, dots: str = "…") -> str:
-    """A name in at most ``width`` columns. Its end is kept as well as its beginning: there siblings differ.
+    """A name in at most ``width`` columns. Its last part stays whole if it can, and so does the end of what is before it:
+    there siblings differ.
 
     >>> shortened("shop/web-7f9c5d6b8-x2x4q/server", 18)
-    'shop/web-…q/server'
+    'shop/…x2x4q/server'
+    >>> shortened("containerd ef4160252016", 18), shortened("containerd ef4160252016", 13)
+    ('cont… ef4160252016', 'ef4160252016')
     """
     if cell_len(name) <= width:
         return name
+    place = max(name.rfind("/"), name.rfind(" "))
+    head, last = name[: max(place, 0)], name[place:] if place > 0 else ""
+    room = width - cell_len(last)
+    if head and name[place] == " " and room >= -1:  # what kind of thing it is, and which
+        kept = _first(head, room - cell_len(dots))
+        return kept + dots + last if kept else last[1:]
+    if head and room >= cell_len(dots) + 4:
+        return _both_ends(head, room, dots) + last
+    return _both_ends(name, width, dots)
+
+
+def _both_ends(name: str, width: int, dots: str) -> str:
     room = max(width - cell_len(dots), 0)
     head = _first(name, (room + 1) // 2)
-    return head + dots + _first(name[::-1], room - cell_len(head))[::-1]
+    return head + (dots if width >= cell_len(dots) else "") + _first(name[::-1], room - cell_len(head))[::-1]
 
 
 def _first(name: str, width: int) -> str:
-    while cell_len(name) > width:
+    while name and cell_len(name) > width:
         name = name[:-1]
     return name
 

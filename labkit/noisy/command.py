@@ -8,6 +8,7 @@ import math
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -38,6 +39,8 @@ WINDOW_S, EVERY_S, CPU_SHARE = 10.0, 2.0, 0.008
 _MOST_TASKS = 40
 #: The tables are tended so often; the second, if they fill up. And not more often than takes this share of one CPU.
 _TEND_EVERY_S, _TEND_CROWDED_S = 1.0, 0.25
+#: A terminal that got another size is noticed within this time.
+_RESIZED_S = 0.25
 _ROWS = 20
 
 
@@ -149,24 +152,29 @@ class _Session:
                 f"measuring; the first table comes in {EVERY_S:g} s ... (Ctrl-C ends it)", refresh=True
             )
             pause = EVERY_S
+            page = _Page(console, live)
             while True:
                 if self.stamped is None and len(self.window) == 2:  # once, after the first table
                     self.stamped = self.second.check(min(pause, stamps.LONGEST_S))
                     pause -= stamps.LONGEST_S
-                self._rest(pause)
+                self._rest(pause, page.fit)
                 began = time.process_time()
-                rows = max(1, min(_ROWS, console.height))
-                page = render(self._latest(rows), console, rows=rows, live=True, height=console.height)
-                live.update(page, refresh=True)
+                page.show(self._latest(page.rows))
                 pause = max(EVERY_S, (time.process_time() - began) / CPU_SHARE)
         last = self.watch.snapshot()
         return self._recording(first, last, before, self._read_all())
 
-    def _rest(self, seconds: float) -> None:
-        """Sleep for so long, and keep names and tables in order meanwhile."""
+    def _rest(self, seconds: float, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Sleep for so long, and keep names and tables in order meanwhile.
+
+        :param meanwhile: called some times a second.
+        """
         end, pause = time.monotonic() + seconds, _TEND_EVERY_S
         while (left := end - time.monotonic()) > 0:
-            time.sleep(min(pause, left))
+            wake = time.monotonic() + min(pause, left)
+            while (rest := wake - time.monotonic()) > 0:
+                time.sleep(min(rest, _RESIZED_S))
+                meanwhile()
             began = time.process_time()
             crowded = self.watch.tend()
             spent = time.process_time() - began
@@ -213,6 +221,31 @@ class _Session:
         directory = self.watch.directory
         names = directory.names(ids)
         return {i: name.cgroup for i, name in names.items() if name.cgroup and directory.alive(i)}
+
+
+class _Page:
+    """The live table on its screen: drawn anew when there is a new answer, and when the terminal gets another size."""
+
+    def __init__(self, console: Console, live: Live) -> None:
+        self._console, self._live = console, live
+        self._answer: Answer | None = None
+        self._size = console.size
+
+    @property
+    def rows(self) -> int:
+        """As many as can be shown."""
+        return max(1, min(_ROWS, self._console.height))
+
+    def show(self, answer: Answer) -> None:
+        """Draw an answer."""
+        self._answer, self._size = answer, self._console.size
+        table = render(answer, self._console, rows=self.rows, live=True, height=self._size.height)
+        self._live.update(table, refresh=True)
+
+    def fit(self) -> None:
+        """Draw the last one again if the size is another: the next answer may be some seconds off."""
+        if self._answer is not None and self._console.size != self._size:
+            self.show(self._answer)
 
 
 def _of(interval: Snapshot, evidence: Evidence) -> Evidence:

@@ -27,7 +27,7 @@ _MEANING = {
     "throttled": "its quota",
     "idle": "CPU waking up",
     "steal": "hypervisor, interrupts",
-    "unknown": "unknown",
+    "unknown": "nobody knows who",
 }
 _STORIES = 3
 

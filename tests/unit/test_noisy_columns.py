@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions, RenderableType
 from snapshot_maker import Group as Made
 from snapshot_maker import snapshot
 
-from labkit.noisy import columns
+from labkit.noisy import columns, command
 from labkit.noisy.answer import Answer
 from labkit.noisy.screen import render
 
@@ -77,3 +77,25 @@ def test_the_legend_explains_the_marks_that_are_there_and_no_others() -> None:
     console.print(render(Answer.from_snapshot(snapshot(*made)), console))
     assert isinstance(console.file, io.StringIO)
     assert "█ foreign (others had the CPU)\n" in re.sub(r" +\n", "\n", console.file.getvalue())
+
+
+def test_a_terminal_that_gets_another_size_is_drawn_anew_once() -> None:
+    drawn: list[int] = []
+
+    class Screen:
+        def update(self, table: RenderableType, *, refresh: bool) -> None:
+            drawn.append(console.width)
+            with console.capture() as shown:
+                console.print(table)
+            assert max(map(cell_len, shown.get().splitlines())) <= console.width
+
+    console = Console(file=io.StringIO(), width=120, height=40)
+    page = command._Page(console, Screen())  # type: ignore[arg-type]
+    page.fit()
+    made = Made(10, LONG[0], {("cgroup", 11): 3 * S}, waits=10), Made(11, LONG[1])
+    page.show(Answer.from_snapshot(snapshot(*made)))
+    page.fit()
+    console.size = ConsoleDimensions(60, 20)
+    page.fit()
+    page.fit()
+    assert drawn == [120, 60]
