@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import doctest
+import importlib
 import inspect
+import json
 import re
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 
 import labkit
 from labkit import functions
+from labkit.notebook_io import chapters
 from labkit.paths import lab_root
 
 PAGE = lab_root() / "docs" / "functions.md"
@@ -36,9 +39,53 @@ def test_every_function_of_a_public_module_is_there(module: str) -> None:
     assert not missing, "bring the tables up to date: python -m labkit.functions"
 
 
+@pytest.mark.parametrize(
+    ("module", "cls", "called"), [("session", "Chapter", "lab"), ("program", "Program", "prog")]
+)
+def test_what_a_learner_asks_of_a_session_and_of_a_program_is_there(
+    module: str, cls: str, called: str
+) -> None:
+    listed = re.findall(rf"^\| `{called}\.(\w+)[(`]", TEXT, flags=re.M)
+    public = [entry.name for entry in functions.methods(f"labkit.{module}", cls, called)]
+    assert listed == public, "bring the tables up to date: python -m labkit.functions"
+    assert len(public) >= 9
+
+
+def test_what_the_chapters_take_from_labkit_is_there() -> None:
+    """What cells import, but for what is about a single chapter (its checks and its workloads)."""
+    calls = set(re.findall(r"^\| `(?:[\w]+\.)*(\w+)", TEXT, flags=re.M))
+    tables = set(re.findall(r"<!-- functions: ([\w.]+)", TEXT))
+    wanted = {
+        (f"labkit{module}", name.strip())
+        for path in chapters()
+        for module, names in re.findall(r"^from labkit([.\w]*) import (.+)$", code(path), flags=re.M)
+        for name in names.split(",")
+        if not re.match(r"\.(lessons\.ch|kernel|metrics)", module)
+    }
+    assert len(wanted) > 15
+    for module, name in wanted:
+        home = importlib.import_module(module)
+        thing = getattr(home, name) if hasattr(home, name) else importlib.import_module(f"{module}.{name}")
+        if inspect.ismodule(thing):
+            assert thing.__name__ in tables or re.search(r"\.ch\d\d$", thing.__name__), thing.__name__
+        else:
+            assert name in calls, f"{module}.{name}"
+
+
+def code(path: Path) -> str:
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+
+
 def test_what_the_tables_name_is_there_and_says_what_it_is_for() -> None:
-    for module, names in re.findall(r"<!-- functions: ([\w.]+)([^>]*?) -->", TEXT):
-        for entry in functions.entries(module, tuple(names.split())):
+    for what, module, names in re.findall(r"<!-- (functions|methods): ([\w.]+)([^>]*?) -->", TEXT):
+        listed = tuple(names.split())
+        found = (
+            functions.entries(module, listed)
+            if what == "functions"
+            else functions.methods(module, *listed[:2])
+        )
+        for entry in found:
             assert entry.what.endswith((".", "?", ":")), f"{entry.call}: {entry.what}"
 
 
