@@ -68,7 +68,7 @@ def test_a_shortened_name_fits_and_a_short_one_stays(name: str, width: int) -> N
     if cell_len(name) <= width:
         assert found == name
     elif width >= 5:
-        assert "…" in found
+        assert "…" in found or name.endswith(f" {found}")
 
 
 def test_the_legend_explains_the_marks_that_are_there_and_no_others() -> None:
