@@ -47,6 +47,7 @@
  *   dense: {type: u32, default: 64, help: "the first so many cgroups have their pairs in a table, a power of two"}
  *   dense_shards: {type: u32, default: 64, help: "copies of that table, a power of two"}
  *   cells: {type: u32, default: 16384, help: "pairs of cgroups beyond that"}
+ *   log: {type: u32, default: 8192, help: "changes of occupant remembered per CPU, a power of two of 1024 and more"}
  *   subsystem: {type: s32, default: -1, help: "tell cgroups apart in the tree of this v1 controller; -1 is the cgroup2 tree"}
  * maps:
  *   known: {holds: "cgroups by id: their index in the other tables", key: cgroup_id, value: index}
@@ -83,11 +84,12 @@
 
 #define LK_IDLE 0    /* index of nobody: the CPU idles */
 #define LK_UNKNOWN 1 /* index of every cgroup that found no place */
-#define LK_LOG 1024     /* changes of occupant remembered one by one, per CPU */
-#define LK_STEP 16      /* a wait of up to 16 changes is laid over them; for longer ones running totals are noted every 16, */
-#define LK_NEAR 64      /* as far as the log reaches: exact, as the log has what lies between two of them; */
-#define LK_FAR_STEP 1024
-#define LK_FAR 32       /* and every 1024 changes: in proportion between two of them */
+#define LK_LOG LK_PARAM_LOG /* changes of occupant remembered one by one, per CPU */
+#define LK_WALK 16 /* a wait of up to 16 changes is laid over them, one by one; for longer ones ... */
+#define LK_STEP 64 /* ... running totals are noted every 64 changes, ... */
+#define LK_NEAR (LK_LOG / LK_STEP) /* ... as far as the log reaches: exact, as it has what lies between two of them, ... */
+#define LK_FAR_STEP LK_LOG
+#define LK_FAR 32 /* ... and beyond, in proportion between two of them */
 #define LK_NOW (LK_NEAR + LK_FAR) /* place of the totals themselves */
 #define LK_SLOTS 64        /* occupants with a running total of their own, per CPU */
 #define LK_WAYS 4          /* slots that one cgroup may have */
@@ -584,6 +586,8 @@ static __always_inline void charge_long_wait(struct lk_cpu *cpu, struct lk_waite
     struct lk_base *base = &cpu->base;
     u64 newest = cpu->changes / LK_STEP, number = last_before(cpu, since, newest, 0, LK_NEAR), noted, span;
 
+    if (number >= newest) /* none was noted since it began: the log's end has it all */
+        return;
     settle(cpu, now, stolen);
     base->next = LK_NOW;
     base->fraction = 0;
@@ -649,8 +653,8 @@ static __always_inline void charge_wait(struct lk_cpu *cpu, struct lk_waiter *wa
     at->stolen_ns = stolen - cpu->stolen_ns;
     at->place = cpu->changes;
     at->occupant = cpu->occupant;
-    if (any_length && cpu->changes >= LK_STEP &&
-        cpu->log[(cpu->changes - LK_STEP) & (LK_LOG - 1)].start_ns > since)
+    if (any_length && cpu->changes >= LK_WALK &&
+        cpu->log[(cpu->changes - LK_WALK) & (LK_LOG - 1)].start_ns > since)
         charge_long_wait(cpu, waiter, since, now, stolen);
     charge_by_log(cpu, waiter, since);
 }

@@ -1,9 +1,9 @@
 """When a live test may skip: only if this machine cannot run it, and then with the reason and the way to force it.
 
 A test marked ``live`` skips where live measurement is impossible, or where something named by ``needs`` is missing (a
-feature as in `./task doctor`, ``root`` or ``chromium``). Any other skip of a live test is a hole in the net: in CI
-(``CI`` is set) it is a failure. ``LABKIT_FORCE_LIVE=1`` makes every skip of a live test a failure, also where the machine
-is the cause.
+feature as in `./task doctor`, ``root``, ``chromium``, or ``v1 cpu`` for cgroup v1's cpu controller). Any other skip of a
+live test is a hole in the net: in CI (``CI`` is set) it is a failure. ``LABKIT_FORCE_LIVE=1`` makes every skip of a live
+test a failure, also where the machine is the cause.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ _FORCE = "LABKIT_FORCE_LIVE"
 def _obstacle(item: pytest.Item) -> str:
     """Why this machine cannot run a live test, with the remedy; empty if it can."""
     from labkit.kernel import probe  # not at the top: unit tests shall not pay for it, nor break by it
+    from labkit.kernel.cgroup import hierarchy
 
     report = probe()
     if not report.live:
@@ -33,6 +34,10 @@ def _obstacle(item: pytest.Item) -> str:
             if name == "chromium":
                 if not shutil.which("chromium"):
                     return "needs Chromium: labkit setup --parts browser"
+                continue
+            if name == "v1 cpu":
+                if "cpu" not in hierarchy().controllers:
+                    return "needs cgroup v1's cpu controller: this machine has it in cgroup v2"
                 continue
             feature = report[name]
             if feature.state != "yes":

@@ -1,7 +1,7 @@
 """How large the tables of ``bpf/noisy_neighbor.c`` are to be on this machine, and which rules its kernel leaves.
 
-Chosen before it is loaded, and said in words. Memory is bounded whatever the machine: some 64 MiB of sums, 16 MiB of pairs,
-56 MiB of tasks, 68 KB of log per CPU. Where copies per CPU would take more, CPUs share copies and add atomically.
+Chosen before it is loaded, and said in words. Memory is bounded whatever the machine: some 64 MiB of sums, 16 MiB
+of pairs, 56 MiB of tasks, and for each CPU's log 44 to 220 KB. Where copies per CPU would take more, CPUs share copies and add atomically.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ __all__ = ["Plan", "plan", "power_of_two", "sizes"]
 
 _CGROUP_BYTES = 2112  # struct lk_cgroup
 _CELL_BYTES = 16  # struct lk_cell
-_CPU_BYTES = 68_280  # struct lk_cpu
+_LOG = 8192  # changes of occupant remembered per CPU, while that takes 16 MiB at most
+_LEAST_LOG = 1024
+_LOGS_BYTES = 16 << 20
 _TASK_BYTES = 56  # struct lk_task
 _SUMS_BYTES = 64 << 20
 _PAIRS_BYTES = 16 << 20
@@ -53,6 +55,12 @@ def power_of_two(number: int) -> int:
     return 1 << max(0, number - 1).bit_length()
 
 
+def cpu_bytes(log: int) -> int:
+    """What one CPU's log takes: ``struct lk_cpu`` with so many changes of occupant remembered."""
+    totals = log // 64 + 32 + 1
+    return 1456 + 16 * log + 520 * totals
+
+
 def sizes(cpus: int, cgroups: int, tasks: int) -> dict[str, Any]:
     """Table sizes for a machine.
 
@@ -76,8 +84,12 @@ def sizes(cpus: int, cgroups: int, tasks: int) -> dict[str, Any]:
     dense_shards = copies
     while dense_shards > 1 and dense_shards * dense * dense * _CELL_BYTES > _PAIRS_BYTES:
         dense_shards //= 2
+    log = _LOG
+    while log > _LEAST_LOG and cpus * cpu_bytes(log) > _LOGS_BYTES:
+        log //= 2
     return {
         "cpus": cpus,
+        "log": log,
         "cgroups": room,
         "tasks": min(max(power_of_two(4 * tasks), 1 << 14), 1 << 20),
         "shards": shards,
@@ -161,9 +173,9 @@ def _sched_ext() -> list[str]:
 def _describe(sizes: dict[str, Any]) -> str:
     memory = sizes["cgroups"] * sizes["shards"] * _CGROUP_BYTES
     memory += sizes["dense"] ** 2 * sizes["dense_shards"] * _CELL_BYTES
-    memory += sizes["cpus"] * _CPU_BYTES + sizes["tasks"] * _TASK_BYTES
+    memory += sizes["cpus"] * cpu_bytes(sizes["log"]) + sizes["tasks"] * _TASK_BYTES
     shared = "shared by CPUs, added up atomically" if sizes["atomic"] else "one copy per CPU"
     return (
-        f"room for {sizes['cgroups']:,} cgroups, {sizes['tasks']:,} tasks at one time, {sizes['cells']:,} pairs beyond the first "
-        f"{sizes['dense']} cgroups' ({memory >> 20} MiB in all; sums: {shared})"
+        f"room for {sizes['cgroups']:,} cgroups, {sizes['tasks']:,} tasks, {sizes['cells']:,} pairs beyond the first "
+        f"{sizes['dense']} cgroups', {sizes['log']:,} changes per CPU ({memory >> 20} MiB in all; sums: {shared})"
     )

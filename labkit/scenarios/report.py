@@ -39,7 +39,7 @@ def summary(found: Sequence[Case], rows: pd.DataFrame) -> dict[str, Any]:
             },
             OURS: {
                 "title": TITLES[OURS],
-                "source": "labkit/sched/integral.py; in the kernel: bpf/noisy_neighbor.c",
+                "source": "bpf/noisy_neighbor.c; replayed: labkit/sched/kernel_log.py",
                 "stamps": "never: the kernel's own note since when the task was queued",
                 "blames": "each cgroup for the time that it held the CPU meanwhile; idle, quota and steal apart",
             },
@@ -186,9 +186,10 @@ def _rules(data: dict[str, Any]) -> Iterator[str]:
         f"second, or if less than that is in waits of {duration(QUIET_WAIT_NS)} and more, and the others do not add up; "
         f"mixed if a second author has {MIXED_SHARE:.0%} or more; what is charged to idle is nobody's. What differs is "
         "what a rule sees. The article is replayed without its rate limit, which keeps a sample and does not count the "
-        "rest; bpftrace's and bcc's tools name nobody, and are given the article's way to do so. *This lab* is the exact "
-        "integral over the events; `bpf/noisy_neighbor.c` computes the same in the kernel, and "
-        "`tests/live/test_noisy_neighbor.py` holds it against the integral, within 1% where there is contention."
+        "rest; bpftrace's and bcc's tools name nobody, and are given the article's way to do so. *This lab* is the method "
+        "of `bpf/noisy_neighbor.c` with its short memory, step by step (`labkit/sched/kernel_log.py`); the scale in the "
+        "brackets is another computation, the exact integral over all events, which forgets nothing "
+        "(`labkit/sched/integral.py`). `tests/live/test_noisy_neighbor.py` holds the program itself against both."
     )
     yield ""
 

@@ -3,7 +3,7 @@
 All rules are given the same judge (:mod:`labkit.sched.verdict`, with its thresholds), so that what differs is what they
 see. *Seen* is the sum of the waits that a rule measures, as a share of what the kernel says (``run_delay``). *Placed* is
 the share of the true wait that it charges to what it belongs to: of each occupant, idle, quota and steal, the smaller of
-what the rule says and what the exact integral says.
+what the rule says and what the exact integral says; *ours* is the program's method replayed, not that integral.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pandas as pd
 
 from labkit import histogram
 from labkit.scenarios.recording import Case
-from labkit.sched import integral, netflix, peers
+from labkit.sched import integral, kernel_log, netflix, peers
 from labkit.sched.state import SCHEMAS, Snapshot
 from labkit.sched.verdict import verdicts
 
@@ -65,8 +65,9 @@ def table(found: Iterable[Case]) -> pd.DataFrame:
     """
     rows = []
     for case in found:
-        run, sights = _run(case), _sights(case)
-        rows += [_row(case, rule, sight, sights[OURS], run) for rule, sight in sights.items()]
+        run, sights, exact = _run(case), _sights(case), integral.cells(case.events)
+        exact = exact[exact["victim_id"] == np.uint64(case.victim)]
+        rows += [_row(case, rule, sight, exact, run) for rule, sight in sights.items()]
     return pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
 
 
@@ -87,7 +88,7 @@ def _sights(case: Case) -> dict[str, _Sight]:
         seen = seen[seen["cgroup_id"] == victim]
         cells = peers.cells(seen, idle_apart=rule != "article")
         sights[rule] = _Sight(cells, seen["runq_lat"].to_numpy())
-    cells = integral.cells(case.events)
+    cells = kernel_log.cells(case.events)
     waits = integral.waits(case.events)
     mine = waits[waits["victim_id"] == victim]
     sights[OURS] = _Sight(cells[cells["victim_id"] == victim], _whole(mine))
@@ -103,7 +104,7 @@ def _whole(stretches: pd.DataFrame) -> np.ndarray:
     return np.asarray(sums.to_numpy())
 
 
-def _row(case: Case, rule: str, sight: _Sight, exact: _Sight, run: pd.Series) -> tuple[object, ...]:
+def _row(case: Case, rule: str, sight: _Sight, exact: pd.DataFrame, run: pd.Series) -> tuple[object, ...]:
     seen_ns, true_ns = int(sight.cells["wait_ns"].sum()), case.true_wait_ns
     found = verdicts(_snapshot(case, sight, run), only=[case.victim], cpus=int(case.environment["cpus"]))[0]
     blamed, share = _blamed(case, sight.cells)
@@ -116,7 +117,7 @@ def _row(case: Case, rule: str, sight: _Sight, exact: _Sight, run: pd.Series) ->
         seen_ns,
         true_ns,
         seen_ns / true_ns,
-        _overlap(sight.cells, exact.cells) / true_ns,
+        _overlap(sight.cells, exact) / true_ns,
         found.p99_ns,
         blamed,
         share,

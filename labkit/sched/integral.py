@@ -31,11 +31,11 @@ import pandas as pd
 from labkit.sched.stretches import Stretches, missing_before, stretches_of
 from labkit.sched.trace import PREEMPT, THROTTLED, THROTTLED_KNOWN, Events, Trace, trace
 
-__all__ = ["cells", "occupancy", "waits"]
+__all__ = ["EVER", "IDLE", "UNKNOWN", "Held", "cells", "occupancy", "occupants_of", "stolen_of", "waits"]
 
 _KINDS = np.array(["cgroup", "idle", "throttled", "steal", "unknown"])
-_CGROUP, _IDLE, _THROTTLED, _STEAL, _UNKNOWN = range(5)
-_EVER, _NEVER = np.iinfo(np.int64).min // 2, np.iinfo(np.int64).max // 2
+_CGROUP, IDLE, _THROTTLED, _STEAL, UNKNOWN = range(5)
+EVER, _NEVER = np.iinfo(np.int64).min // 2, np.iinfo(np.int64).max // 2
 #: Pieces (a wait, an occupant of its CPU meanwhile) that are held in memory at once.
 _PIECES = 1 << 22
 
@@ -75,7 +75,7 @@ def occupancy(events: Events) -> pd.DataFrame:
     found = trace(events)
     parts = []
     for cpu in found.cpus:
-        held = _held(found, cpu)
+        held = occupants_of(found, cpu)
         parts.append(
             pd.DataFrame(
                 {
@@ -97,7 +97,7 @@ def occupancy(events: Events) -> pd.DataFrame:
             }
         )
     whole = pd.concat(parts, ignore_index=True)
-    known = (whole["end_ns"] > whole["start_ns"]) & (whole["start_ns"] > _EVER)
+    known = (whole["end_ns"] > whole["start_ns"]) & (whole["start_ns"] > EVER)
     return whole[known].reset_index(drop=True)
 
 
@@ -117,7 +117,7 @@ def cells(events: Events, *, steal: bool = True) -> pd.DataFrame:
     parts = [
         _preemptions(found),
         _part(stretches.victim[head], _THROTTLED, 0, stretches.throttled[head]),
-        _part(stretches.victim[nowhere], _UNKNOWN, 0, (stretches.end - stretches.start)[nowhere]),
+        _part(stretches.victim[nowhere], UNKNOWN, 0, (stretches.end - stretches.start)[nowhere]),
     ]
     for cpu in found.cpus:
         parts.extend(_laid_over(found, stretches, cpu, steal))
@@ -129,8 +129,14 @@ def cells(events: Events, *, steal: bool = True) -> pd.DataFrame:
 
 
 @dataclass(frozen=True)
-class _Held:
-    """Who held one CPU: stretch i goes from start[i] to start[i + 1]; the first begins before all, the last never ends."""
+class Held:
+    """Who held one CPU: stretch i goes from ``start[i]`` to ``start[i + 1]``; the first begins at :data:`EVER`, the
+    last never ends.
+
+    :param start: ns, one more than the others.
+    :param pid: 0 idle, -1 not known.
+    :param kind: ``IDLE``, ``UNKNOWN``, or another number: a cgroup, whose id is in ``occupant``.
+    """
 
     start: np.ndarray
     pid: np.ndarray
@@ -138,14 +144,15 @@ class _Held:
     occupant: np.ndarray
 
 
-def _held(found: Trace, cpu: int) -> _Held:
+def occupants_of(found: Trace, cpu: int) -> Held:
+    """Who held a CPU, as arrays."""
     s = found.switched
     first, end = np.searchsorted(s["cpu"], [cpu, cpu + 1])
     here = {name: values[first:end] for name, values in s.items()}
     time, following, cgroup = here["time_ns"], here["next_pid"], here["next_cgroup_id"]
     # Stretch 2i+1 is from switch i until the task that leaves at switch i+1 arrived; if all was seen, it is empty.
     missing = missing_before(here)
-    since = np.concatenate([[_EVER], time[:-1]])
+    since = np.concatenate([[EVER], time[:-1]])
     arrived = np.where(here["prev_pid"] == 0, since, np.clip(here["prev_arrived_ns"], since, time))
     arrived = np.where(missing == 0, since, arrived)
     before = np.concatenate([[-1], following[:-1]])
@@ -158,12 +165,12 @@ def _held(found: Trace, cpu: int) -> _Held:
     occupant[2::2], occupant[1::2] = cgroup, here["prev_cgroup_id"]
     seen = np.flatnonzero(missing == 0)
     pid[2 * seen + 1], occupant[2 * seen + 1] = before[seen], occupant[2 * seen]
-    kind = np.where(pid == 0, _IDLE, np.where(pid < 0, _UNKNOWN, _CGROUP))
+    kind = np.where(pid == 0, IDLE, np.where(pid < 0, UNKNOWN, _CGROUP))
     occupant[kind != _CGROUP] = 0
-    return _Held(start, pid, kind, occupant)
+    return Held(start, pid, kind, occupant)
 
 
-def _stolen(found: Trace, cpu: int) -> tuple[np.ndarray, np.ndarray]:
+def stolen_of(found: Trace, cpu: int) -> tuple[np.ndarray, np.ndarray]:
     """Time and stolen time at each event of a CPU."""
     mine = [(part, part["cpu"] == cpu) for part in (found.switched, found.woken, found.migrated)]
     time = np.concatenate([part["time_ns"][here] for part, here in mine])
@@ -186,13 +193,13 @@ def _part(victim: np.ndarray, kind: object, occupant: object, wait: np.ndarray) 
 
 def _laid_over(found: Trace, stretches: Stretches, cpu: int, steal: bool) -> Iterator[pd.DataFrame]:
     """Sums of pieces of one CPU: all its waits, laid over all that ran there."""
-    held = _held(found, cpu)
+    held = occupants_of(found, cpu)
     here = np.flatnonzero(stretches.cpu == cpu)
     start, end = (stretches.start + stretches.throttled)[here], stretches.end[here]
     first = np.searchsorted(held.start, start, "right") - 1
     count = np.searchsorted(held.start, end, "left") - first
     count[end <= start] = 0
-    time, stolen = _stolen(found, cpu)
+    time, stolen = stolen_of(found, cpu)
     base = time[0] if len(time) else 0
     for piece in _chunks(count):
         number = count[piece]
@@ -233,7 +240,7 @@ def _preemptions(found: Trace) -> pd.DataFrame:
     taken = (s["prev_pid"] != 0) & (((s["flags"] & PREEMPT) != 0) | (s["prev_state"] == 0))
     by_quota = THROTTLED | THROTTLED_KNOWN
     idle, throttled = s["next_pid"] == 0, (s["flags"] & by_quota) == by_quota
-    kind = np.where(throttled, _THROTTLED, np.where(idle, _IDLE, _CGROUP))[taken]
+    kind = np.where(throttled, _THROTTLED, np.where(idle, IDLE, _CGROUP))[taken]
     part = _part(s["prev_cgroup_id"][taken], kind, 0, np.zeros(taken.sum(), np.int64))
     part["occupant_id"] = np.where(kind == _CGROUP, s["next_cgroup_id"][taken], np.uint64(0))
     part["preemptions"] = 1

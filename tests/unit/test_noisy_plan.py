@@ -22,8 +22,9 @@ def test_memory_is_bounded_whatever_the_machine(cpus: int, cgroups: int, tasks: 
     assert chosen["dense"] ** 2 * chosen["dense_shards"] * planning._CELL_BYTES <= 16 * MIB
     assert chosen["tasks"] * planning._TASK_BYTES <= 56 * MIB
     assert chosen["cells"] <= 1 << 16
+    assert cpus * planning.cpu_bytes(chosen["log"]) <= max(16 * MIB, cpus * 44_000)
     # The program masks with these less one.
-    for name in ("tasks", "shards", "dense", "dense_shards"):
+    for name in ("tasks", "shards", "dense", "dense_shards", "log"):
         assert chosen[name] == power_of_two(chosen[name])
     assert chosen["shards"] <= power_of_two(cpus)
     assert chosen["cpus"] == cpus
