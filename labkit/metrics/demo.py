@@ -99,7 +99,9 @@ def _figure(prometheus: Prometheus, began_s: float, ended_s: float, folder: Path
         console_queries(name="service")["occupant"], start_s=began_s, end_s=time.time(), step_s=0.5
     )
     if graph.empty:
-        raise LabkitError("Prometheus has no data on the service", remedy=f"look at {prometheus.url}/api/v1/targets")
+        raise LabkitError(
+            "Prometheus has no data on the service", remedy=f"look at {prometheus.url}/api/v1/targets"
+        )
     graph["seconds"] = (graph["time"] - pd.Timestamp(began_s, unit="s", tz="UTC")).dt.total_seconds()
     quiet = pd.DataFrame({"seconds": [0.0, _BEFORE_S], "occupant": graph["occupant"].iloc[0], "value": 0.0})
     graph = pd.concat([quiet, graph])  # before there is a service, nobody waits

@@ -137,7 +137,8 @@ def test_nobody_else_tells_a_quota_from_a_neighbour(rows: pd.DataFrame) -> None:
 
 def test_no_rule_places_more_of_the_wait_than_there_is(placed: pd.DataFrame, seen: pd.DataFrame) -> None:
     assert ((placed >= 0) & (placed <= 1) & (placed <= seen + 1e-9)).all(axis=None)
-    assert (placed[OURS] == 1).all()
+    # Not all of it by construction: the program's short memory, against an integral that forgets nothing.
+    assert (placed[OURS] > 0.999).all()
 
 
 # -- recordings and page --------------------------------------------------------------------------------------------
