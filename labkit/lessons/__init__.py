@@ -99,10 +99,10 @@ class Exercise:
 
 @dataclass
 class Registry:
-    """Exercises by id, and how often each was answered wrong in this session."""
+    """Exercises by id, and the wrong answers to each in this session, in order; None for one that cannot be told again."""
 
     exercises: dict[str, Exercise] = field(default_factory=dict)
-    tries: dict[str, int] = field(default_factory=dict)
+    wrong: dict[str, list[str | None]] = field(default_factory=dict)
 
     def exercise(self, id: str, *, question: str, hints: Sequence[str]) -> Callable[[Check], Check]:
         """Decorator: register a check. See :func:`exercise`."""
@@ -133,12 +133,15 @@ class Registry:
             )
         feedback = _judged(known, answer, context)
         if feedback.passed:
-            self.tries.pop(id, None)
+            self.wrong.pop(id, None)
             return feedback
         if not feedback.ran:
             return dataclasses.replace(feedback, question=known.question)
-        tries = self.tries[id] = self.tries.get(id, 0) + 1
-        step = min(tries, len(known.hints))
+        # The same answer once more (a notebook that is run again) costs no further hint.
+        answers, given = self.wrong.setdefault(id, []), progress.fingerprint(answer)
+        if given is None or given not in answers:
+            answers.append(given)
+        step = min(len(answers) if given is None else answers.index(given) + 1, len(known.hints))
         hint = f"Hint {step} of {len(known.hints)}: {known.hints[step - 1]}"
         return feedback.with_hint(hint, question=known.question)
 
@@ -191,10 +194,13 @@ def check(id: str, answer: Any, **context: Any) -> Feedback:
     :raises ExerciseNotSolved: it does not, in a headless run.
     """
     _load(id.split(".")[0])
+    given = progress.fingerprint(answer)
+    told_before = given is not None and given in _REGISTRY.wrong.get(id, ())
     feedback = _REGISTRY.judge(id, answer, context)
     if feedback.answered and not headless():
         note = progress.solved if feedback.passed else progress.tried if feedback.ran else progress.not_run
-        note(id)
+        if note is not progress.tried or not told_before:
+            note(id)
     feedback.show()
     if headless() and not feedback.passed:
         raise ExerciseNotSolved(f"exercise {id} is not solved", why=feedback.message, remedy=feedback.hint)

@@ -1,15 +1,12 @@
-"""Chapter 12, the capstone: a scenario drawn at random, shown without its names, and the learner's report graded."""
+"""Chapter 12, the capstone: the report on a drawn case. The cases themselves are in :mod:`labkit.lessons.capstone`."""
 
 from __future__ import annotations
 
-import os
-import random
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-from labkit.errors import ParameterError
 from labkit.lessons import (
     Context,
     Feedback,
@@ -24,212 +21,67 @@ from labkit.lessons import (
     try_program,
     wrong,
 )
-from labkit.program import Program
-from labkit.sched.cause import CAUSES, split
-from labkit.show import headless
-from labkit.workloads import scenario, service_beside_hog
-
-if TYPE_CHECKING:
-    from labkit.noisy.measure import Measured
-    from labkit.session import Chapter
-
-__all__ = ["CASES", "NOBODY", "VERDICTS", "VICTIM", "Case", "draw"]
-
-#: What can be drawn; which number is which is nobody's business.
-_POOL = (
-    "throttled_beside_hog",
-    "own_threads",
-    "two_hogs_3_1",
-    "quota_on_parent",
-    "hog_elsewhere",
-    "throttled",
-    "niced_hog",
-    "bursty_neighbour",
+from labkit.lessons.capstone import (
+    CASES,
+    NOBODY,
+    QUIET_MS_PER_S,
+    REMEDIES,
+    REST,
+    VERDICTS,
+    VICTIM,
+    Case,
+    draw,
 )
-CASES = len(_POOL)
-VICTIM, NOBODY = "the service", "nobody"
-VERDICTS = ("quiet", "noisy_neighbor", "self_contended", "throttled", "mixed")
-_REMEDIES = {
-    "quiet": "leave everything as it is",
-    "noisy_neighbor": "give the service its own CPU, or more weight than its neighbours",
-    "self_contended": "let the service run fewer tasks at once, or give it more CPUs",
-    "throttled": "raise the quota that bites",
-    "mixed": "raise the quota, and keep the neighbours away",
-}
-_POINTS = {1: 3, 2: 2}
-_REST = "the rest of the machine"
+from labkit.program import Program
+from labkit.workloads import service_beside_hog
 
-
-class Case:
-    """One drawn scenario as the learner sees it: neighbours have letters instead of names.
-
-    :ivar number: which of the cases it is, for drawing it again.
-    :ivar latency: the service's own account of its requests: ``requests``, ``p50_ns``, ``p99_ns``, ``max_ns``.
-    :ivar cells: who held the CPU while the service waited: ``kind`` (cgroup, idle, throttled, steal, unknown), ``occupant``
-        (str; empty unless ``kind`` is cgroup), ``wait_ns`` (uint64). They add up to its wait, exactly.
-    :ivar cgroups: ``who`` (str), ``waits``, ``wait_ns``, ``run_ns``, ``involuntary_switches`` of the scenario's cgroups.
-    :ivar labels: cgroup id -> who, for the figures of :mod:`labkit.plots`.
-    """
-
-    def __init__(self, number: int, measured: Measured) -> None:
-        self.number = number
-        self._measured, self._declared = measured, measured.truth.declared
-        self._tries: dict[str, list[bool]] = {}
-        snapshot, ids = measured.snapshot, measured.ids
-        self.victim_id = ids[self._declared["victim"]]
-        self.seconds = snapshot.seconds
-        self.latency = dict(measured.truth.results["service"])
-        ran = set(snapshot.cgroups.loc[snapshot.cgroups["run_ns"] > 0, "cgroup_id"].tolist())
-        others = [role for role, one in ids.items() if one != self.victim_id and one in ran]
-        random.Random(number).shuffle(others)
-        self._letters = {role: f"neighbour {chr(ord('A') + at)}" for at, role in enumerate(others)}
-        self.labels = {self.victim_id: VICTIM} | {ids[role]: name for role, name in self._letters.items()}
-        self.cells = self._cells()
-        own = snapshot.cgroups[snapshot.cgroups["cgroup_id"].isin(self.labels)]
-        columns = ["waits", "wait_ns", "run_ns", "involuntary_switches"]
-        self.cgroups = own.assign(who=own["cgroup_id"].map(self.labels).astype("str"))[["who", *columns]]
-        self.histograms = snapshot.histograms[snapshot.histograms["cgroup_id"].isin(self.labels)]
-
-    def _cells(self) -> pd.DataFrame:
-        cells = self._measured.snapshot.cells
-        mine = cells[cells["victim_id"] == self.victim_id]
-        occupant = [
-            self.labels.get(int(row.occupant_id), _REST) if row.kind == "cgroup" else ""
-            for row in mine.itertuples()
-        ]
-        flat = mine.assign(occupant=pd.Series(occupant, index=mine.index, dtype="str"))
-        summed = flat.groupby(["kind", "occupant"], as_index=False)["wait_ns"].sum()
-        return summed.sort_values("wait_ns", ascending=False, ignore_index=True)
-
-    @property
-    def books(self) -> dict[str, int]:
-        """What the kernel's own counters say of the service over the same time: ``run_delay_ns``, ``timeslices``."""
-        rows = self._measured.truth.cgroups.set_index("cgroup_id")
-        row = rows.loc[self.victim_id]
-        return {"run_delay_ns": int(row["run_delay_ns"]), "timeslices": int(row["timeslices"])}
-
-    @property
-    def ledger(self) -> Any:
-        """The loss ledger of the measurement."""
-        return self._measured.snapshot.ledger
-
-    @property
-    def cost(self) -> Any:
-        """What the program cost: see :class:`labkit.sched.state.Cost`."""
-        return self._measured.snapshot.cost
-
-    @property
-    def causes(self) -> pd.DataFrame:
-        """Wait by cause of each of the scenario's cgroups; see :func:`labkit.sched.cause.split`."""
-        cells = self._measured.snapshot.cells
-        return split(cells[cells["victim_id"].isin(self.labels)])
-
-    def _causes(self) -> dict[str, int]:
-        row = self.causes[self.causes["victim_id"] == self.victim_id]
-        return {name: int(row[name].sum()) for name in CAUSES}
-
-    def note(self, exercise_id: str, feedback: Feedback) -> Feedback:
-        """Keep the score: how often it was tried, and whether it was right."""
-        self._tries.setdefault(exercise_id, []).append(feedback.passed)
-        return feedback
-
-    def grade(self) -> pd.DataFrame:
-        """The report, graded: three points for right at once, two for the second try, one for later.
-
-        :returns: columns ``exercise`` (str), ``tries`` (int64), ``points`` (int64), with a row ``total``.
-        """
-        ids = [f"12.{k}" for k in range(1, 6)]
-        rows = []
-        for one in ids:
-            tries = self._tries.get(one, [])
-            at = tries.index(True) + 1 if True in tries else 0
-            rows.append((one, len(tries), _POINTS.get(at, 1) if at else 0))
-        frame = pd.DataFrame(rows, columns=["exercise", "tries", "points"])
-        total = pd.DataFrame([("total", frame["tries"].sum(), frame["points"].sum())], columns=frame.columns)
-        graded = pd.concat([frame, total], ignore_index=True)
-        return graded.astype({"exercise": "str", "tries": "int64", "points": "int64"})
-
-    @property
-    def verdict(self) -> str:
-        """What it was, once the report has named a culprit; "?" before."""
-        return str(self._declared["verdict"]) if True in self._tries.get("12.2", []) else "?"
-
-    def reveal(self) -> str:
-        """What it was, and what the lab's own verdict says: only once the culprit has been named."""
-        if True not in self._tries.get("12.2", []):
-            return "First say who it was: exercise 12.2."
-        names = ", ".join(f"{letter} was {role}" for role, letter in self._letters.items())
-        verdict = self._measured.verdict(self._declared["victim"])
-        return f"Case {self.number} was {self._measured.truth.name!r}. {names}{'. ' if names else ''}{verdict.sentence}"
-
-    def __repr__(self) -> str:
-        return f"Case {self.number} of {CASES}: {self.seconds:.1f} s of a service that may be slow"
-
-
-def draw(lab: Chapter, *, case: int = 0, seconds: float = 2.5) -> Case:
-    """Draw a scenario and measure it with the noisy-neighbour program; in replay, take one of those that were recorded.
-
-    :param case: its number, from 1 to :data:`CASES`, to draw a certain one again; 0 leaves it to chance. (A replay without
-        a reader takes the first, so that it says the same each time.)
-    :raises ParameterError: if there is no such case.
-    """
-    if not 0 <= case <= CASES:
-        raise ParameterError(
-            f"there is no case {case}", why=f"they have numbers from 1 to {CASES}; 0 is chance"
-        )
-    possible = _possible(lab)
-    if case and case not in possible:
-        raise ParameterError(f"case {case} needs two CPUs", why="this process may use one")
-    if os.environ.get("LABKIT_RECORD") == "1" and lab.mode == "live":
-        recorded = {number: _measured(lab, number, seconds) for number in possible}
-        return Case(case or possible[0], recorded[case or possible[0]])
-    settled = headless() and lab.mode == "replay"
-    number = case or (possible[0] if settled else random.SystemRandom().choice(possible))
-    return Case(number, _measured(lab, number, seconds))
-
-
-def _possible(lab: Chapter) -> list[int]:
-    alone = lab.mode == "live" and len(os.sched_getaffinity(0)) < 2
-    return [at for at, name in enumerate(_POOL, 1) if not (alone and name == "hog_elsewhere")]
-
-
-def _measured(lab: Chapter, number: int, seconds: float) -> Measured:
-    return lab.noisy(scenario(_POOL[number - 1], seconds=seconds), label=f"case-{number}")
+__all__ = ["CASES", "NOBODY", "QUIET_MS_PER_S", "REST", "VERDICTS", "VICTIM", "Case", "draw"]
 
 
 @exercise(
     "12.1",
-    question=f"What does the service suffer from: one of {', '.join(VERDICTS)}?",
+    question=f"What does the service suffer from: one of {', '.join(VERDICTS)}? Below {QUIET_MS_PER_S:.0f} ms of waiting "
+    "in each second it is quiet.",
     hints=[
-        "How much does it wait at all, in each second? Below a millisecond or so there is nothing to explain.",
-        "Add up its cells by cause: its own tasks, its quota, others. Less than a fifth does not change the story.",
-        "Two causes with a fifth or more each: mixed. Else the larger one has the word.",
+        f"How much does it wait at all, in each second? Below {QUIET_MS_PER_S:.0f} ms there is nothing to report: quiet.",
+        "Add up its cells by cause: its own tasks, its quota, its neighbours, the rest of the machine. Less than a fifth "
+        "does not change the story.",
+        "Two causes with a fifth or more each: mixed. Else the larger one has the word; for the rest of the machine it is "
+        "`system`.",
     ],
 )
 def verdict_of(answer: Any, context: Context) -> Feedback:
-    """What holds by construction; or what the lab itself finds, where the machine added something of its own."""
+    """By the stated rule, by construction, or as the lab itself would say: what can be defended is right."""
     case: Case = context["case"]
-    truth = case._declared["verdict"]
-    found = case._measured.verdict(case._declared["victim"]).verdict
-    if isinstance(answer, str) and answer == found and found in VERDICTS and found != truth:
-        said = f"By the numbers, yes. (It was built as {truth!r}; the rest of this machine had a hand in it.)"
-        return case.note("12.1", right(said))
-    return case.note("12.1", expect_choice(answer, truth, VERDICTS, _why_not(case)))
+    truth = case.by_rule()
+    if isinstance(answer, str) and answer in case.defensible and answer != truth:
+        built = (
+            f"built as {answer!r}" if answer == case.declared else f"{answer!r} by the rule of `labkit noisy`"
+        )
+        said = f"That can be defended: it is {built}. By the report's own rule it is {truth!r}."
+        return case.note("12.1", answer, right(said))
+    feedback = expect_choice(answer, truth, VERDICTS, _why_not(case))
+    return case.note("12.1", answer, feedback)
 
 
 def _why_not(case: Case) -> dict[str, str]:
-    causes = case._causes()
-    whole = max(sum(causes.values()), 1)
-    per_s = whole / 1e6 / case.seconds
-    share = {name: causes[name] / whole for name in ("foreign", "self", "throttled")}
+    """For each verdict why it is not that one; what is said fits the one that it is."""
+    parts, per_s = case.parts_ns(), case.ms_per_s
+    whole = max(sum(parts.values()), 1)
+    share = {name: part / whole for name, part in parts.items()}
+    if case.by_rule() == "quiet":
+        little = f"It waits {per_s:,.1f} ms in each second: below {QUIET_MS_PER_S:.0f} ms that is nothing to report"
+        return dict.fromkeys(VERDICTS, f"{little}, whoever had the CPU meanwhile.")
+    of_it = f"of its wait of {per_s:,.1f} ms per second"
     return {
         "quiet": f"It waits {per_s:,.1f} ms in each second: that is not nothing.",
-        "noisy_neighbor": f"Others held the CPU for {share['foreign']:.0%} of its wait of {per_s:,.1f} ms per second.",
-        "self_contended": f"Its own tasks held the CPU for {share['self']:.0%} of its wait.",
-        "throttled": f"Its quota accounts for {share['throttled']:.0%} of its wait.",
+        "noisy_neighbor": f"Its neighbours held the CPU for {share['noisy_neighbor']:.0%} {of_it}.",
+        "system": f"The rest of the machine held the CPU for {share['system']:.0%} {of_it}.",
+        "self_contended": f"Its own tasks held the CPU for {share['self_contended']:.0%} {of_it}.",
+        "throttled": f"Its quota accounts for {share['throttled']:.0%} {of_it}.",
         "mixed": "Two causes with a fifth of the wait each are needed. Which two would that be? "
         + ", ".join(f"{name} {part:.0%}" for name, part in share.items())
-        + f" of {per_s:,.1f} ms per second.",
+        + f" {of_it}.",
     }
 
 
@@ -243,20 +95,25 @@ def _why_not(case: Case) -> dict[str, str]:
     ],
 )
 def culprit(answer: Any, context: Context) -> Feedback:
-    """The declared guilty with the largest share."""
+    """Whoever goes with one of the verdicts that can be defended, by how long they held the CPU."""
     case: Case = context["case"]
-    options = [NOBODY, *case._letters.values(), VICTIM]
-    guilty = case._declared["guilty"]
-    truth = case._letters[max(guilty, key=lambda role: guilty[role] or 0)] if guilty else NOBODY
-    why = {VICTIM: "If its own tasks are in each other's way, no neighbour is guilty: say nobody."}
-    why[NOBODY] = "Somebody else held the CPU for a good part of its wait. Who, and for how long?"
-    for name in case._letters.values():
-        held = int(case.cells.loc[case.cells["occupant"] == name, "wait_ns"].sum()) / 1e6
+    truth, *others = case.guilty
+    options = [NOBODY, *case.letters.values(), REST, VICTIM]
+    chosen = answer.strip().casefold() if isinstance(answer, str) else ""
+    if chosen in [name.casefold() for name in others]:
+        return case.note("12.2", answer, right("That goes with a verdict that can be defended."))
+    blamed = truth in case.letters.values()
+    why = {
+        VICTIM: "If its own tasks are in each other's way, no neighbour is guilty: say nobody.",
+        NOBODY: "Somebody else held the CPU for a good part of its wait. Who, and for how long?",
+    }
+    for name in (*case.letters.values(), REST):
+        held_ms = case.held_ns(name) / 1e6
+        told = f"{name} held the CPU during {held_ms:,.1f} ms of the service's wait in {case.seconds:.1f} s."
         why[name] = (
-            f"{name} held the CPU during {held:,.1f} ms of the service's wait in {case.seconds:.1f} s. "
-            + ("Another held it longer." if guilty else "That is not what the service suffers from.")
+            f"{told} {'Another held it longer.' if blamed else 'That is not what the service suffers from.'}"
         )
-    return case.note("12.2", expect_choice(answer, truth, options, why))
+    return case.note("12.2", answer, expect_choice(answer, truth, options, why))
 
 
 @exercise(
@@ -270,16 +127,20 @@ def culprit(answer: Any, context: Context) -> Feedback:
 def foreign_share(answer: Any, context: Context) -> Feedback:
     """The foreign cells by all cells."""
     case: Case = context["case"]
-    causes = case._causes()
+    causes = case.causes_ns()
     whole = max(sum(causes.values()), 1)
     truth = causes["foreign"] / whole
     if isinstance(answer, (int, float)) and not isinstance(answer, bool):
         with_own = (causes["foreign"] + causes["self"]) / whole
         if abs(answer - with_own) < 1e-3 < abs(with_own - truth):
-            return case.note("12.3", wrong("That holds its own tasks, too: the cgroup kind is not enough."))
+            return case.note(
+                "12.3", answer, wrong("That holds its own tasks, too: the cgroup kind is not enough.")
+            )
         if truth and abs(answer - 100 * truth) < truth:
-            return case.note("12.3", wrong("That is a percentage; a share between 0 and 1 is asked for."))
-    return case.note("12.3", expect_number(answer, truth, within=0.005))
+            return case.note(
+                "12.3", answer, wrong("That is a percentage; a share between 0 and 1 is asked for.")
+            )
+    return case.note("12.3", answer, expect_number(answer, truth, within=0.005))
 
 
 @exercise(
@@ -297,14 +158,14 @@ def involuntary_only(answer: Any, context: Context) -> Feedback:
     source = source_of(answer, contains="lk_switch", original=context["source"])
     case: Case = context["case"]
     if isinstance(source, Feedback):
-        return case.note("12.4", source)
+        return case.note("12.4", answer, source)
     reading = ""
     if source.count("put_off(") < 2 and "args[0]" not in source:
         reading = "Nothing asks whether the task was put off: every switch still counts."
     live = context["lab"].mode == "live"
     tried = try_program("took_over", source, _against_the_books) if live else _rehearsed(source)
     feedback = explained(tried, reading)
-    return case.note("12.4", feedback)
+    return case.note("12.4", answer, feedback)
 
 
 def _rehearsed(source: str) -> Feedback:
@@ -349,16 +210,16 @@ def judge_took(took: pd.DataFrame, tasks: pd.DataFrame) -> Feedback:
 
 @exercise(
     "12.5",
-    question="What would help: " + "; ".join(repr(one) for one in _REMEDIES.values()) + "?",
+    question="What would help: " + "; ".join(repr(one) for one in REMEDIES.values()) + "?",
     hints=["Each remedy is against one verdict. Which was yours?", "What is it that the service waits for?"],
 )
 def remedy(answer: Any, context: Context) -> Feedback:
-    """The one that goes with the verdict."""
+    """The one that goes with the verdict, or with another that can be defended."""
     case: Case = context["case"]
-    truth = _REMEDIES[case._declared["verdict"]]
-    found = _REMEDIES.get(case._measured.verdict(case._declared["victim"]).verdict)
-    if isinstance(answer, str) and answer == found:
-        return case.note("12.5", right())
-    why = dict.fromkeys(_REMEDIES.values(), "That is against another cause than the one it suffers from.")
-    why[_REMEDIES["throttled"]] = "Its quota is not what it waits for, or not alone."
-    return case.note("12.5", expect_choice(answer, truth, list(_REMEDIES.values()), why))
+    truth, *others = (REMEDIES[verdict] for verdict in case.defensible)
+    chosen = answer.strip().casefold() if isinstance(answer, str) else ""
+    if chosen in [one.casefold() for one in others]:
+        return case.note("12.5", answer, right("That goes with a verdict that can be defended."))
+    why = dict.fromkeys(REMEDIES.values(), "That is against another cause than the one it suffers from.")
+    why[REMEDIES["throttled"]] = "Its quota is not what it waits for, or not alone."
+    return case.note("12.5", answer, expect_choice(answer, truth, list(REMEDIES.values()), why))

@@ -23,7 +23,20 @@ from labkit.glossary import for_learner
 from labkit.lessons import predictions
 from labkit.paths import notebooks_dir, work_dir
 
-__all__ = ["COPIES", "digest", "judged", "not_run", "predicted", "reset", "solved", "table", "tried"]
+__all__ = [
+    "COPIES",
+    "digest",
+    "fingerprint",
+    "judged",
+    "keep_tries",
+    "not_run",
+    "predicted",
+    "reset",
+    "solved",
+    "table",
+    "tried",
+    "tries",
+]
 
 _FILE = ".progress.json"
 #: Which copies are as they were made: file name -> SHA-256 (see :mod:`labkit.workbench`).
@@ -37,9 +50,10 @@ def _now() -> str:
 def _read() -> dict[str, Any]:
     try:
         found = json.loads((work_dir() / _FILE).read_text())
-        return {"exercises": dict(found["exercises"]), "predictions": dict(found["predictions"])}
+        data = {"exercises": dict(found["exercises"]), "predictions": dict(found["predictions"])}
+        return data | {"grades": dict(found.get("grades", {}))}
     except (OSError, ValueError, KeyError, TypeError):
-        return {"exercises": {}, "predictions": {}}  # none yet, or not readable: begin anew
+        return {"exercises": {}, "predictions": {}, "grades": {}}  # none yet, or not readable: begin anew
 
 
 def _write(data: Mapping[str, Any]) -> None:
@@ -98,6 +112,38 @@ def predicted(chapter: str, values: Mapping[str, Any], *, mine: bool = False) ->
 def _foreseen(chapter: str, made: Any) -> bool:
     """True if one of the predictions that were kept is the learner's own; earlier releases kept the chapter's, too."""
     return any(one.get("mine") or predictions.own(chapter, one["values"]) for one in made)
+
+
+def fingerprint(answer: object) -> str | None:
+    """What tells an answer from another; None for one that cannot be told (a figure), which is then always a new one."""
+    source = getattr(answer, "source", None)
+    plain = source if isinstance(source, str) else answer.item() if hasattr(answer, "item") else answer
+    if hasattr(plain, "to_csv"):
+        plain = plain.to_csv()
+    if isinstance(plain, (list, tuple)):
+        parts = [fingerprint(one) for one in plain]
+        return None if None in parts else _digest(parts)
+    return _digest(plain) if plain is None or isinstance(plain, (str, bool, int, float)) else None
+
+
+def _digest(plain: object) -> str:
+    return hashlib.sha256(repr(plain).encode()).hexdigest()[:16]
+
+
+def tries(chapter: str, case: str) -> dict[str, list[list[Any]]]:
+    """The answers to a chapter's graded case that were kept: exercise -> [fingerprint, right or wrong] in order."""
+    try:
+        kept = _read()["grades"][chapter][case]
+        return {str(one): [[known, bool(right)] for known, right in answers] for one, answers in kept.items()}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return {}
+
+
+def keep_tries(chapter: str, case: str, answers: Mapping[str, list[list[Any]]]) -> None:
+    """Keep them, for the next time that the case is drawn."""
+    data = _read()
+    data["grades"].setdefault(chapter, {})[case] = dict(answers)
+    _write(data)
 
 
 def judged(predicted: pd.Series, measured: Mapping[str, Any]) -> pd.DataFrame:
@@ -201,6 +247,7 @@ def reset(chapter: str) -> Path:
         one: entry for one, entry in data["exercises"].items() if one.split(".")[0] != number
     }
     data["predictions"].pop(found[0], None)
+    data["grades"].pop(found[0], None)
     _write(data)
     return aside if aside.exists() else copy
 

@@ -1,14 +1,16 @@
 # %% exercise:12.1
-cells = drawn.cells
-is_own = cells["occupant"] == VICTIM
+from labkit.lessons.ch12 import QUIET_MS_PER_S, REST
+
+held = drawn.cells.groupby("occupant")["wait_ns"].sum()
+by_kind = drawn.cells.groupby("kind")["wait_ns"].sum()
 parts = {
-    "self_contended": cells.loc[is_own, "wait_ns"].sum(),
-    "throttled": cells.loc[cells["kind"] == "throttled", "wait_ns"].sum(),
-    "noisy_neighbor": cells.loc[cells["occupant"].str.startswith("neighbour"), "wait_ns"].sum(),
+    "noisy_neighbor": held[held.index.str.startswith("neighbour")].sum(),
+    "system": held.get(REST, 0),
+    "self_contended": held.get(VICTIM, 0),
+    "throttled": by_kind.get("throttled", 0),
 }
 order = sorted(parts, key=parts.get, reverse=True)
-contended_ms_per_s = sum(parts.values()) / 1e6 / drawn.seconds
-if contended_ms_per_s < 5:
+if drawn.cells["wait_ns"].sum() / 1e6 / drawn.seconds < QUIET_MS_PER_S:
     answer = "quiet"
 elif parts[order[1]] >= 0.2 * sum(parts.values()):
     answer = "mixed"
@@ -38,6 +40,7 @@ lk.check("12.4", answer, case=drawn, lab=lab, source=took_over_c)
 answer = {
     "quiet": "leave everything as it is",
     "noisy_neighbor": "give the service its own CPU, or more weight than its neighbours",
+    "system": "find out what the rest of the machine does",
     "self_contended": "let the service run fewer tasks at once, or give it more CPUs",
     "throttled": "raise the quota that bites",
     "mixed": "raise the quota, and keep the neighbours away",

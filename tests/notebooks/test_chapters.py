@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -45,7 +46,10 @@ def hold(entry: dict[str, Any], mode: str) -> None:
 @EACH
 @pytest.mark.live
 @pytest.mark.timeout(LIMIT_S + 60)
-def test_live(path: Path, tmp_path: Path) -> None:
+def test_live(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seed = os.environ.get("LABKIT_SEED") or str(random.randrange(1_000_000))
+    print(f"what is left to chance is drawn with LABKIT_SEED={seed}")  # shown if the test fails
+    monkeypatch.setenv("LABKIT_SEED", seed)
     hold(run(path, "live", tmp_path), "live")
 
 
