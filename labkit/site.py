@@ -31,10 +31,10 @@ from labkit.errors import LabkitError
 from labkit.harvest import name_figures
 from labkit.links import check_links
 from labkit.notebook_io import chapters, exercise_id, read_notebook, tags
-from labkit.outcomes import read_summary
 from labkit.pages import defused
-from labkit.paths import lab_root, outcomes_dir
+from labkit.paths import lab_root
 from labkit.report import readme
+from labkit.site_run import HOW, Run, find_run, which
 
 __all__ = ["Run", "Site", "build_site", "find_run", "site_command"]
 
@@ -48,23 +48,6 @@ _SHOWN_TYPES = ("image/png", "image/svg+xml", "text/html", "text/plain")
 
 
 @dataclass(frozen=True)
-class Run:
-    """The run that a site shows.
-
-    :param folder: holds ``summary.json`` and perhaps ``notebooks/``.
-    :param before: the summary of the run before it, if there is one to compare with.
-    """
-
-    folder: Path
-    summary: Mapping[str, Any]
-    before: Mapping[str, Any] | None = None
-
-    def entry(self, name: str) -> Mapping[str, Any] | None:
-        """The summary's entry of a chapter."""
-        return next((entry for entry in self.summary["notebooks"] if entry["name"] == name), None)
-
-
-@dataclass(frozen=True)
 class Site:
     """What :func:`build_site` made: its first page, how many pages and checked links, and the run that it shows."""
 
@@ -72,24 +55,6 @@ class Site:
     pages: int
     links: int
     run: Run
-
-
-def find_run(outcomes: Path | None = None) -> Run:
-    """The last run, or the kept example where there was none.
-
-    :param outcomes: holds ``latest/``, ``previous/``, ``example/``; the lab's own if None.
-    :raises LabkitError: neither is there.
-    """
-    folder = outcomes or outcomes_dir()
-    latest = read_summary(folder / "latest")
-    if latest is not None:
-        return Run(folder / "latest", latest, read_summary(folder / "previous"))
-    kept = lab_root() / "outcomes" / "example"
-    for example in (folder / "example", kept):
-        summary = read_summary(example)
-        if summary is not None:
-            return Run(example, summary)
-    raise LabkitError("there is no run to make a site of", why=f"{folder} has none", remedy="./task lab")
 
 
 def build_site(target: Path | None = None, *, outcomes: Path | None = None) -> Site:
@@ -270,9 +235,10 @@ def _prepare(cell: Any) -> None:
 def _run_line(run: Run, name: str) -> str:
     """What a page says about the run it shows, as one line of HTML below the title."""
     entry = run.entry(name)
-    if entry is None or entry["status"] == "not run":
+    if entry is None or not run.has(name):
         return (
-            '<p class="run-line">This chapter was not part of the run that this site shows: no outputs.</p>'
+            '<p class="run-line">The run that these pages show did not include this chapter: there is its text, '
+            f"and no outputs. {HOW}</p>"
         )
     mode = entry["mode"] or "no measurement"
     line = f'<span class="badge {text.html(mode)}">{text.html(mode)}</span> '
@@ -319,8 +285,8 @@ def _index(run: Run, names: list[str], documents: list[str]) -> str:
         "# Noisy-neighbour lab",
         "Learn Linux by looking at your own kernel through eBPF, and find out who is slowing whom down on a machine. "
         "[What it is, and how to run it](README.md).",
-        f"These pages show a run on {text.markdown(run.summary['machine'])}, "
-        f"Linux {text.markdown(run.summary['kernel'])}, of {run.summary['started'][:10]}. "
+        f"{which(run)} It was made on {text.markdown(run.summary['machine'])}, "
+        f"Linux {text.markdown(run.summary['kernel'])}, on {run.summary['started'][:10]}. "
         "Every number in it stands beside an independent one: [findings](outcomes/findings.md).",
         "\n".join(["| chapter | what you find out | run |", "| --- | --- | --- |", *rows]),
         _toctree("The course", [f"notebooks/{name}" for name in names]),
@@ -332,8 +298,8 @@ def _index(run: Run, names: list[str], documents: list[str]) -> str:
 
 def _index_row(run: Run, name: str) -> str:
     entry = run.entry(name)
-    state = "not in this run"
-    if entry is not None:
+    state = "no outputs"
+    if entry is not None and run.has(name):
         mode = text.html(entry["mode"] or "")
         badge = f'<span class="badge {mode}">{mode}</span>' if mode else ""
         state = badge if entry["status"] == "ok" else f'<span class="badge failed">{entry["status"]}</span>'
@@ -380,6 +346,11 @@ def site_command(target: Path | None = None, *, outcomes: Path | None = None, as
         print(json.dumps(found))
         return 0
     print(f"site: {site.index}")
-    print(f"  {site.pages} pages of the run in {site.run.folder}")
+    whose = "the run that comes with the lab" if site.run.kept else f"the run in {site.run.folder}"
+    print(f"  {site.pages} pages of {whose}")
+    if site.run.shown < len(chapters()):
+        print(
+            f"  it has {site.run.shown} of the {len(chapters())} chapters; for all: ./task lab, then ./task site"
+        )
     print(f"  {site.links} links checked; nothing is loaded from elsewhere")
     return 0

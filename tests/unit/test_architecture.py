@@ -36,7 +36,7 @@ FLOORS = {
         "links",
         "widgets",
     },
-    8: {"cli", "runner", "doctor", "system", "workbench", "containers", "site"},
+    8: {"cli", "runner", "doctor", "system", "workbench", "containers", "site", "site_run"},
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names}
 APART = {"_bcc_worker", "__init__"}  # a process of its own; the lazy public face

@@ -6,6 +6,7 @@ import base64
 import copy
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -19,6 +20,7 @@ from labkit.notebook_io import chapters, exercise_id, read_notebook
 from labkit.outcomes import read_summary
 from labkit.paths import lab_root
 from labkit.site import Site, build_site, find_run
+from labkit.site_run import which
 
 NAME = "01_hello_world"
 PIXEL = base64.b64decode(
@@ -88,7 +90,7 @@ def test_a_page_says_which_run_it_shows_and_what_went_wrong(site: Site) -> None:
     assert problems is not None
     assert "a <made-up> problem" in problems.get_text()
     other = next(path.stem for path in chapters() if path.stem != NAME)
-    assert "not part of the run" in page(site, f"notebooks/{other}.html").get_text()
+    assert "did not include this chapter" in page(site, f"notebooks/{other}.html").get_text()
 
 
 def test_outputs_neither_run_nor_load_anything(site: Site) -> None:
@@ -164,3 +166,20 @@ def test_a_chapter_that_links_into_nothing_makes_no_site(
     assert "gone" in caught.value.why
     assert not (tmp_path / "out").exists()
     assert list(tmp_path.iterdir()) == [], "nothing half-made is left"
+
+
+def test_it_says_whose_run_it_shows_how_much_of_the_course_is_in_it_and_how_to_have_one_s_own(
+    site: Site, tmp_path: Path
+) -> None:
+    words = " ".join(page(site, "index.html").select_one("article").get_text().split())  # type: ignore[union-attr]
+    assert f"These pages show your last run, with 1 of the {len(chapters())} chapters." in words
+    assert "./task lab runs all chapters on your machine; ./task site then makes" in words
+
+    kept = find_run(tmp_path)
+    assert kept.kept
+    assert "**the run that comes with the lab**" in which(kept)
+    assert "`./task lab`" in which(kept)
+    whole = replace(
+        kept, kept=False, summary={"notebooks": [{"name": p.stem, "status": "ok"} for p in chapters()]}
+    )
+    assert which(whole) == "These pages show your last run."
