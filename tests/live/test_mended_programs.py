@@ -37,6 +37,11 @@ def test_what_a_mended_program_sees_is_held_against_run_delay(condition: str, sa
     assert said in feedback.message
 
 
+def test_the_state_of_the_one_that_leaves_is_there_on_kernels_that_do_not_hand_it_over() -> None:
+    feedback = stamping("ctx->args[0] || !prev_state", **{"LK_ARGS_sched_switch >= 4": "0"})  # as before 5.18
+    assert feedback.passed, feedback.message
+
+
 def test_idle_waits_for_nothing() -> None:
     feedback = stamping("ctx->args[0] || !prev_state", **{NOT_IDLE: "    if (pid > 1 << 30) /*"})
     assert not feedback.passed
