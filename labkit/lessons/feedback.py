@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -58,9 +59,9 @@ class Feedback(Shown):
     def bundle(self) -> dict[str, Any]:
         """HTML for people, text for terminals."""
         colour = "#2e7d32" if self.passed else "#8a6d00" if self.answered and self.ran else "#666"
-        said = text.html(self.message) if self.answered else ""
+        said = _marked(self.message) if self.answered else ""
         rest = "".join(
-            f'<div style="opacity:.8">{text.html(line)}</div>'
+            f'<div style="opacity:.8">{_marked(line)}</div>'
             for line in (self.question if not self.passed else "", self.hint)
             if line
         )
@@ -70,6 +71,11 @@ class Feedback(Shown):
             f"{said}{rest}</div>"
         )
         return {"text/html": html, "text/plain": str(self)}
+
+
+def _marked(words: str) -> str:
+    """HTML of a message: what stands between backquotes is code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", text.html(words))
 
 
 def right(message: str = "") -> Feedback:

@@ -1,4 +1,8 @@
-"""The course in JupyterLab, driven as a learner would: read, run, answer wrong, answer right."""
+"""The course in JupyterLab, driven as a learner would: read, run, answer wrong, answer right.
+
+One short walk is part of `./task test`, where there is a Chromium; the tours of all chapters are in `./task test-full`,
+which installs one.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,6 @@ from labkit.notebook_io import chapters, read_solutions
 from labkit.paths import lab_root
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.live,
     pytest.mark.needs("chromium"),
     pytest.mark.timeout(LIMIT_MS / 1000 + 120),
@@ -26,6 +29,7 @@ def outputs(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [output for cell in cells if cell["cell_type"] == "code" for output in cell["outputs"]]
 
 
+@pytest.mark.slow
 def test_the_index_is_in_front_with_the_course_in_order(lab: Lab) -> None:
     lab.open_notebook("index.ipynb")
     links = lab.page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) td:first-child a").all_inner_texts()
@@ -55,6 +59,7 @@ def test_a_learner_opens_01_runs_it_answers_wrong_and_then_right(lab: Lab) -> No
     lab.save_and_close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["live", "replay"])
 @pytest.mark.parametrize("path", chapters()[:4], ids=lambda path: path.stem)
 def test_the_first_hour_by_typing(lab: Lab, path: Path, mode: str) -> None:
@@ -75,6 +80,7 @@ def test_the_first_hour_by_typing(lab: Lab, path: Path, mode: str) -> None:
     lab.save_and_close()
 
 
+@pytest.mark.slow
 def test_a_term_leads_to_its_entry_in_the_glossary(lab: Lab) -> None:
     lab.open_notebook("01_hello_world.ipynb")
     lab.page.locator(".jp-NotebookPanel:not(.lm-mod-hidden)").get_by_role("link", name="kprobe").first.click()
@@ -89,6 +95,7 @@ def test_a_term_leads_to_its_entry_in_the_glossary(lab: Lab) -> None:
     lab.save_and_close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "work", "shown"),
     [
@@ -125,6 +132,7 @@ def test_a_live_figure_starts_shows_a_workload_and_stops(lab: Lab, name: str, wo
     lab.save_and_close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", chapters(), ids=lambda path: path.stem)
 def test_a_chapter_looks_right(lab: Lab, path: Path) -> None:
     lab.open_notebook(path.name)
@@ -147,6 +155,7 @@ def test_a_chapter_looks_right(lab: Lab, path: Path) -> None:
     lab.save_and_close()
 
 
+@pytest.mark.slow
 def test_nothing_was_fetched_from_elsewhere_and_nobody_complained(lab: Lab) -> None:
     """After all of the above."""
     assert lab.outside == []

@@ -188,3 +188,9 @@ class TestRegistry:
             assert exercise.check.__module__ == f"labkit.lessons.ch{chapter}"
             assert int(number) >= 1
             assert exercise.question.strip()
+
+
+def test_code_in_a_message_is_shown_as_code_and_nothing_else_is_markup() -> None:
+    shown = wrong("Use `task->pid`, <b>not</b> `pid`.").bundle()
+    assert "Use <code>task-&gt;pid</code>, &lt;b&gt;not&lt;/b&gt; <code>pid</code>." in shown["text/html"]
+    assert "`task->pid`" in shown["text/plain"]
