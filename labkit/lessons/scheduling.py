@@ -153,31 +153,30 @@ def quota_periods() -> Axes:
 def path_of_a_verdict() -> Axes:
     """The questions of a verdict, in their order: each one that is answered by "yes" leaves the next with less."""
     ax = _canvas(12.6, 5.6, "From a wait to a verdict: the questions, in this order")
-    questions = (
-        (1.45, "waits at all?", "ms in each second", GREY),
-        (4.45, "its own quota?", "throttled part", CAUSE_COLOURS["throttled"]),
-        (7.45, "its own tasks?", "it was its occupant", CAUSE_COLOURS["self"]),
-        (10.75, "then who?", "others, by time", CAUSE_COLOURS["foreign"]),
+    columns = (
+        (1.3, "waits at all?", "ms in each second", "hardly", "quiet", "look elsewhere", GREY),
+        (
+            3.8,
+            "its own quota?",
+            "throttled part",
+            "most",
+            "throttled",
+            "raise that limit",
+            CAUSE_COLOURS["throttled"],
+        ),
+        (6.3, "its own tasks?", "occupant: itself", "most", "self_contended", "fewer, or more CPUs", BLUE),
+        (8.8, "neighbours?", "others, by time", "most", "noisy_neighbor", "weight, own CPU", VERMILION),
+        (11.3, "who else?", "kernel, machine", "most", "system", "see what it does", CAUSE_COLOURS["steal"]),
     )
-    answers = (
-        (1.45, "quiet", "look elsewhere", GREY),
-        (4.45, "throttled", "raise that limit", CAUSE_COLOURS["throttled"]),
-        (7.45, "self_contended", "fewer tasks, more CPUs", CAUSE_COLOURS["self"]),
-        (10.75, "noisy_neighbor", "more weight, own CPU", CAUSE_COLOURS["foreign"]),
-    )
-    words = ("hardly", "most of it", "most of it", "most of it")
-    for (x, title, small, colour), word, answer in zip(questions, words, answers, strict=True):
-        _draw(ax, Box(x, 4.6, title, small, colour, width=2.45))
-        _draw(ax, Box(answer[0], 2.6, answer[1], answer[2], answer[3], width=2.75))
+    for x, question, look, how_much, verdict, remedy, colour in columns:
+        _draw(ax, Box(x, 4.6, question, look, colour, width=2.1))
+        _draw(ax, Box(x, 2.6, verdict, remedy, colour, width=2.3))
         _arrow(ax, (x, 4.1), (x, 3.1))
-        _note(ax, x + 0.12, 3.6, word, GREY, ha="left", size=7.5)
-    for one, other in pairwise(questions):
-        _arrow(ax, (one[0] + 1.23, 4.6), (other[0] - 1.23, 4.6))
-    for x, word in ((2.95, "yes"), (5.95, "rest"), (8.95 + 0.15, "rest")):
-        _note(ax, x, 4.8, word, GREY, size=7.5)
-    _draw(
-        ax, Box(7.6, 0.85, "mixed", "two of them, each at least a fifth", VERMILION, width=4.6, dashed=True)
-    )
-    for x, to in ((4.45, 6.3), (7.45, 7.5), (10.75, 8.9)):
-        _arrow(ax, (x, 2.1), (to, 1.35), colour=_PALE)
+        _note(ax, x + 0.12, 3.6, how_much, GREY, ha="left", size=7.5)
+    for one, other in pairwise(column[0] for column in columns):
+        _arrow(ax, (one + 1.05, 4.6), (other - 1.05, 4.6))
+        _note(ax, (one + other) / 2, 4.82, "yes" if one == columns[0][0] else "rest", GREY, size=7.5)
+    _draw(ax, Box(7.55, 0.85, "mixed", "two of them, each at least a fifth", GREY, width=4.6, dashed=True))
+    for x, to in ((3.8, 6.0), (6.3, 7.0), (8.8, 8.1), (11.3, 9.1)):
+        _arrow(ax, (x, 2.1), (to, 1.37), colour=_PALE)
     return ax
