@@ -66,8 +66,9 @@ def test_every_page_can_be_read_and_fetches_nothing_from_elsewhere(
     assert complaints == []
 
 
-def test_every_page_fits_a_telephone(site: Site, page: Page) -> None:
-    page.set_viewport_size({"width": 390, "height": 844})
+@pytest.mark.parametrize("width", [390, 1024, 1440], ids=["telephone", "tablet", "three columns"])
+def test_every_page_fits_its_window(site: Site, page: Page, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 844})
     for path in pages(site):
         page.goto(path.as_uri())
         wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
