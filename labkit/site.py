@@ -236,9 +236,10 @@ def _run_line(run: Run, name: str) -> str:
     """What a page says about the run it shows, as one line of HTML below the title."""
     entry = run.entry(name)
     if entry is None or not run.has(name):
+        how = re.sub(r"`(.+?)`", r"<code>\1</code>", HOW)
         return (
             '<p class="run-line">The run that these pages show did not include this chapter: there is its text, '
-            f"and no outputs. {HOW}</p>"
+            f"and no outputs. {how}</p>"
         )
     mode = entry["mode"] or "no measurement"
     line = f'<span class="badge {text.html(mode)}">{text.html(mode)}</span> '
@@ -298,7 +299,7 @@ def _index(run: Run, names: list[str], documents: list[str]) -> str:
 
 def _index_row(run: Run, name: str) -> str:
     entry = run.entry(name)
-    state = "no outputs"
+    state = "no&nbsp;outputs"
     if entry is not None and run.has(name):
         mode = text.html(entry["mode"] or "")
         badge = f'<span class="badge {mode}">{mode}</span>' if mode else ""

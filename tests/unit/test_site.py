@@ -90,7 +90,10 @@ def test_a_page_says_which_run_it_shows_and_what_went_wrong(site: Site) -> None:
     assert problems is not None
     assert "a <made-up> problem" in problems.get_text()
     other = next(path.stem for path in chapters() if path.stem != NAME)
-    assert "did not include this chapter" in page(site, f"notebooks/{other}.html").get_text()
+    line = page(site, f"notebooks/{other}.html").select_one(".run-line")
+    assert line is not None
+    assert "did not include this chapter" in line.get_text()
+    assert [code.get_text() for code in line.select("code")] == ["./task lab", "./task site"]
 
 
 def test_outputs_neither_run_nor_load_anything(site: Site) -> None:
