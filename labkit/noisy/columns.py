@@ -26,8 +26,8 @@ _SHAPES = dict(zip(CAUSES, "█▓▒·≡?", strict=True))
 _LETTERS = dict(zip(CAUSES, "FST.H?", strict=True))
 COLOURS = dict(zip(CAUSES, ("#d55e00", "#56b4e9", "#e69f00", "grey50", "#cc79a7", "white"), strict=True))
 _VERDICT_STYLE = {"quiet": "dim", "noisy_neighbor": "bold #d55e00", "system": "bold #cc79a7", "mixed": "bold"}
-#: At most so many are named as the cause.
-_NAMED = 3
+#: At most so many are named as the cause, and but for the first only who had this share.
+_NAMED, _WORTH = 3, 0.05
 
 
 def marks(shapes: bool) -> Mapping[str, str]:
@@ -151,8 +151,8 @@ def _reasons(verdict: Verdict) -> list[tuple[str, str]]:
     if verdict.quota is not None:
         own = verdict.quota.holder == verdict.cgroup
         found.append(("its quota" if own else f"quota of {text.plain(verdict.quota.holder or '?')}", ""))
-    shares = [(text.plain(one.name), f"{100 * one.share:.0f}%") for one in verdict.blame]
-    found += [(name, f" {share}") for name, share in shares if share != "0%"]
+    worth = [one for one in verdict.blame if one.share >= _WORTH] or list(verdict.blame[:1])
+    found += [(text.plain(one.name), f" {100 * one.share:.0f}%") for one in worth]
     if verdict.verdict == "system" and not found:
         found.append(("its own tasks" if verdict.cgroup == "/" else "hypervisor, interrupts", ""))
     return found
