@@ -145,6 +145,7 @@ def open_lab(arguments: Sequence[str] = ()) -> None:
     print(f" ({len(copies.new)} new, {len(copies.renewed)} renewed)" if copies.new or copies.renewed else "")
     for name in copies.kept:
         print(f"  {name}: the chapter has changed; your changed copy is kept (move it away for the new one)")
+    print("  open the address below (the one that begins with http) in a browser; Ctrl-C, twice, ends it")
     _trust(target, (*copies.new, *copies.renewed))
     wrap_kernelspec()
     _settle(Path(sys.prefix))
