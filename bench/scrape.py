@@ -1,8 +1,8 @@
 """What a scrape of the exporter costs on a node with very many control groups, in CPU time of the exporter.
 
-The whole of it: reading the kernel's maps and the names of all cgroups, bringing the series forward, writing the text and
-compressing it, as for a request over HTTP. Verdicts are made between scrapes and are a row of their own. The bound of 150 ms
-is what a scrape may take of a CPU that belongs to others.
+The whole of it: reading the kernel's maps and the names of all cgroups, bringing the series forward, writing the text
+and compressing it, as for a request over HTTP. Verdicts are made between scrapes and are a row of their own. The bound
+of 150 ms is what a scrape may take of a CPU that belongs to others.
 """
 
 from __future__ import annotations
