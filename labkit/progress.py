@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -46,10 +46,11 @@ class Reporter:
         self._task = self._live.add_task("starting the kernel", total=cells)
         self._live.start()
 
-    def cell(self, index: int, cell: Mapping[str, Any]) -> None:
-        """A cell starts; ``index`` counts from 0."""
+    def cell(self, index: int, cells: Sequence[Mapping[str, Any]]) -> None:
+        """A cell starts, the one of ``cells`` at ``index``; those include the one that papermill adds for parameters."""
         if self._live is not None and self._task is not None:
-            self._live.update(self._task, completed=index + 1, description=_summary(cell))
+            about = _summary(cells[index])
+            self._live.update(self._task, completed=index + 1, total=len(cells), description=about)
 
     def end(self, result: Mapping[str, Any]) -> None:
         """A notebook has ended, or was not run: one line, and why if it failed."""

@@ -158,7 +158,7 @@ def _run_one(
         name=job.name,
         timeout_s=timeout_s,
         save=lambda notebook: written.save_notebook(job.name, notebook),
-        on_cell=lambda index: reporter.cell(index, run.notebook.cells[index]),
+        on_cell=lambda index: reporter.cell(index, run.notebook.cells),
         env=env,
     )
     stop: KeyboardInterrupt | None = None

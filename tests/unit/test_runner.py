@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from labkit.notebook_io import (
     typed_parameters,
 )
 from labkit.outcomes import read_summary
+from labkit.progress import Reporter
 from labkit.runner import run_notebooks
 
 CHAPTER = notebook(
@@ -300,3 +302,17 @@ class TestInterruptions:
         assert run.executed()["nbformat"] == 4
         again = run_notebooks([tmp_path / "51_before.ipynb"], outcomes=tmp_path / "outcomes")
         assert again.exit_code == 0
+
+
+def test_the_moving_line_counts_the_cell_that_papermill_adds(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    reporter = Reporter(["01_a"])
+    reporter.begin("01_a", 2)
+    reporter.cell(2, [{"source": "a"}, {"source": "mode = 'live'"}, {"source": "# The last"}])
+    reporter.stop()
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().out)
+    assert "cell 3/3" in shown
+    assert "cell 3/2" not in shown
