@@ -117,9 +117,11 @@ def _foreseen(chapter: str, made: Any) -> bool:
 def fingerprint(answer: object) -> str | None:
     """What tells an answer from another; None for one that cannot be told (a figure), which is then always a new one."""
     source = getattr(answer, "source", None)
-    plain = source if isinstance(source, str) else answer.item() if hasattr(answer, "item") else answer
-    if hasattr(plain, "to_csv"):
+    plain = source if isinstance(source, str) else answer
+    if hasattr(plain, "to_csv"):  # a frame or a Series, whatever its length
         plain = plain.to_csv()
+    elif hasattr(plain, "tolist"):  # numpy: an array or a scalar
+        plain = plain.tolist()
     if isinstance(plain, (list, tuple)):
         parts = [fingerprint(one) for one in plain]
         return None if None in parts else _digest(parts)

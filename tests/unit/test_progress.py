@@ -229,3 +229,21 @@ def test_the_index_shows_the_table(mine: Path) -> None:
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     exec("\n".join(code).replace("progress.table()", "shown = progress.table()"), names)
     assert names["shown"].equals(progress.table())  # type: ignore[attr-defined]
+
+
+def test_any_kind_of_answer_can_be_told_from_another_or_is_always_new() -> None:
+    made = [
+        pd.Series([3, 2], name="calls"),
+        pd.Series([3]),
+        pd.DataFrame({"a": [1, 2]}),
+        np.array([1, 2]),
+        np.int64(7),
+        (1.0, 2.0),
+        "true",
+        None,
+    ]
+    told = [progress.fingerprint(one) for one in made]
+    assert None not in told
+    assert len(set(told)) == len(made)
+    assert progress.fingerprint(7) == progress.fingerprint(np.int64(7))
+    assert progress.fingerprint(object()) is None
