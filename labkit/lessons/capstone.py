@@ -157,7 +157,7 @@ class Case:
         return float(self.cells["wait_ns"].sum()) / 1e6 / self.seconds
 
     def by_rule(self) -> str:
-        """Below :data:`QUIET_MS_PER_S` quiet; two parts with a fifth or more each are mixed; else the largest has the word."""
+        """Below :data:`QUIET_MS_PER_S` quiet; two parts of a fifth or more each are mixed; else the largest."""
         if self.ms_per_s < QUIET_MS_PER_S:
             return "quiet"
         parts = self.parts_ns()
