@@ -143,6 +143,17 @@ def test_a_share_is_of_the_time_in_which_both_wanted_the_cpu_not_of_all_the_time
     assert "over all the time" not in found.sentence  # it used 10 % of a CPU, more than it was due
 
 
+def test_two_tasks_that_wait_at_once_count_the_same_time_once() -> None:
+    """Two spinning tasks of web beside one of batch, of equal weight: each cgroup has half of the CPU, by both accounts."""
+    made = snapshot(
+        Made(10, "web", {("cgroup", 11): 10 * S, ("cgroup", 10): 5 * S}, waits=1000, run_ns=5 * S),
+        Made(11, "batch", {("cgroup", 10): 5 * S}, waits=500, run_ns=5 * S),
+    )
+    for cgroup_id in (10, 11):
+        one = judged(made, cgroup_id, weights=weights()).blame[0].standing
+        assert (one.held, one.entitled, one.within) == (0.5, 0.5, True)
+
+
 def test_what_the_victim_does_on_another_cpu_is_no_part_of_the_contest() -> None:
     # On CPU 0 the two share evenly for 10 s; on CPU 1 the victim runs alone, for as long, or not at all.
     for alone_ns in (0, 10 * S):
