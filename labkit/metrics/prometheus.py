@@ -21,7 +21,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -162,6 +162,9 @@ class Prometheus:
     :param targets: ``HOST:PORT``.
     :param every_s: between scrapes, and between evaluations of rules.
     :param rules: text of a rule file.
+    :param honor_labels: whether namespace and pod stay those of the victims; else a label of the target's wins, and theirs
+        is called ``exported_...``, as Google's managed Prometheus does with ``namespace``.
+    :param labels: further labels of the targets, beside ``node``.
     :ivar url: of its web page and its API.
 
     >>> with Prometheus(["127.0.0.1:9798"]) as prometheus:              # doctest: +SKIP
@@ -176,7 +179,11 @@ class Prometheus:
         rules: str = "",
         port: int = 0,
         fetch: bool = False,
+        honor_labels: bool = True,
+        labels: Mapping[str, str] | None = None,
     ) -> None:
+        self._honor_labels = honor_labels
+        self._labels = {"node": os.uname().nodename} | dict(labels or {})
         self._binary, _ = binaries(fetch=fetch)
         self._stack = contextlib.ExitStack()
         self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="labkit-prom-")))
@@ -221,8 +228,8 @@ class Prometheus:
             "scrape_configs": [
                 {
                     "job_name": "labkit",
-                    "honor_labels": True,  # namespace and pod are those of the victims
-                    "static_configs": [{"targets": self._targets, "labels": {"node": os.uname().nodename}}],
+                    "honor_labels": self._honor_labels,
+                    "static_configs": [{"targets": self._targets, "labels": self._labels}],
                 }
             ],
         }

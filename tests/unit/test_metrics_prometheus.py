@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rules_for_clusters
 import yaml
 from snapshot_maker import crowd
 
@@ -44,6 +45,41 @@ def test_rules_and_dashboard_ask_for_metrics_that_there_are() -> None:
     asked += [target["expr"] for panel in DASHBOARD["panels"] for target in panel.get("targets", [])]
     assert len(asked) > 20
     assert set().union(*map(metrics_in, asked)) <= exposed()
+
+
+def test_the_rules_for_clusters_are_the_rules() -> None:
+    for path, text in rules_for_clusters.files().items():
+        assert path.read_text() == text, "python tests/unit/rules_for_clusters.py --write"
+    managed = json.dumps(rules_for_clusters.groups(managed=True))
+    assert " exported_namespace, pod, container, name" in managed
+    assert not re.search(r"[( ]namespace\b", managed), "there it is the exporter's own"
+
+
+def test_every_scraper_finds_the_exporters_pods_and_keeps_the_victims_labels() -> None:
+    """These are others' resources, without a schema here: what they refer to is held against the DaemonSet."""
+    (daemonset,) = [
+        one
+        for one in yaml.safe_load_all((ROOT / "k8s/base/daemonset.yaml").read_text())
+        if one["kind"] == "DaemonSet"
+    ]
+    pod = daemonset["spec"]["template"]
+    ports = {port["name"] for port in pod["spec"]["containers"][0]["ports"]}
+    monitor, rules = yaml.safe_load_all(rules_for_clusters.OPERATOR.read_text())
+    assert (monitor["kind"], rules["kind"]) == ("PodMonitor", "PrometheusRule")
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert endpoint["port"] in ports
+    assert endpoint["honorLabels"] is True
+    assert endpoint["relabelings"][0]["targetLabel"] == "node"
+    (job,) = yaml.safe_load((ROOT / "k8s/monitoring/scrape-config.yaml").read_text())["scrape_configs"]
+    assert job["honor_labels"] is True
+    keep, node = job["relabel_configs"]
+    assert keep["action"] == "keep"
+    assert re.fullmatch(keep["regex"], f"{pod['metadata']['labels']['app.kubernetes.io/name']};{'metrics'}")
+    assert "metrics" in ports
+    assert node["target_label"] == "node"
+    for name in ("labkit", monitor["metadata"]["name"], job["job_name"]):
+        assert re.fullmatch(".*labkit.*", name), "LabkitDown looks for jobs of such names"
 
 
 def test_each_rule_refers_to_recorded_series_by_their_names() -> None:
