@@ -50,8 +50,9 @@ spec:
 """
 _MANAGED = """\
 # The rules of dashboards/rules.yml for Google Cloud Managed Service for Prometheus, beside k8s/pod-monitoring.yaml. There
-# the victim's namespace is called exported_namespace, since `namespace` is the exporter's. If the exporter is elsewhere than
-# in the namespace labkit, make it ClusterRules, without a namespace. https://cloud.google.com/stackdriver/docs/managed-prometheus/rules-managed
+# the victim's namespace is called exported_namespace, since `namespace` is the exporter's. If the exporter is elsewhere
+# than in the namespace labkit, make it ClusterRules, without a namespace.
+# https://cloud.google.com/stackdriver/docs/managed-prometheus/rules-managed
 #
 #   kubectl apply -f k8s/monitoring/managed-rules.yaml
 apiVersion: monitoring.googleapis.com/v1
