@@ -1,7 +1,7 @@
 """How large the tables of ``bpf/noisy_neighbor.c`` are to be on this machine, and which rules its kernel leaves.
 
 Chosen before it is loaded, and said in words. Memory is bounded whatever the machine: some 64 MiB of sums, 16 MiB of pairs,
-56 MiB of tasks, 44 to 220 KB of log for each CPU. Where copies per CPU would take more, CPUs share copies and add atomically.
+56 MiB of tasks, 44 to 220 KB of log for each CPU. Where copies per CPU would take more, CPUs share them and add atomically.
 """
 
 from __future__ import annotations
