@@ -7,6 +7,7 @@
  *   migrate: ["raw_tracepoint:sched_migrate_task"]
  *   populated: ["raw_tracepoint:cgroup_notify_populated"]
  *   moved: ["raw_tracepoint:cgroup_attach_task"]
+ *   made: ["raw_tracepoint:cgroup_mkdir"]
  *   wakeup: ["raw_tracepoint:sched_wakeup"]
  * on_demand: [wakeup]
  * types:
@@ -23,6 +24,8 @@
  *   - css_set.subsys
  *   - cgroup_subsys_state.cgroup
  *   - cgroup.kn
+ *   - cgroup.root
+ *   - cgroup_root.hierarchy_id
  *   - kernfs_node.id
  *   - task_struct.se
  *   - sched_entity.cfs_rq
@@ -55,6 +58,7 @@
  *   pairs: {holds: "per shard, victim and occupant: the first cgroups' table"}
  *   cells: {holds: "the same for all further cgroups", key: pair}
  *   vacant: {holds: "indexes nobody has", numbers_from: 2, internal: true}
+ *   born: {holds: "paths of new cgroups, which may be gone before anybody looks", internal: true}
  *   epoch: {holds: "changes whenever a remembered cgroup may be another one", internal: true}
  *   remembered: {holds: "which cgroup a set of cgroups stands for", internal: true}
  *   cpus: {holds: "who held each CPU, and since when", internal: true}
@@ -195,6 +199,12 @@ struct lk_remembered {
     u32 unused;
 };
 
+/* A cgroup and its path in the cgroup2 tree. The longest of a pod's container is some 190 characters. */
+struct lk_born {
+    u64 cgroup_id;
+    char path[248];
+};
+
 struct lk_noisy_ledger {
     u64 calls; /* switches, those to idle too */
     u64 seen;
@@ -218,6 +228,7 @@ struct lk_noisy_ledger {
 
 BPF_HASH(known, u64, u32, LK_PARAM_CGROUPS * 2);
 BPF_QUEUE(vacant, u32, LK_PARAM_CGROUPS);
+BPF_QUEUE(born, struct lk_born, 1024);
 BPF_ARRAY(epoch, u64, 2); /* 0: counted up here, 1: by user space */
 BPF_PERCPU_ARRAY(remembered, struct lk_remembered, LK_REMEMBERED);
 BPF_F_TABLE("array", u32, struct lk_cgroup, cgroups, LK_PARAM_CGROUPS * LK_PARAM_SHARDS, LK_MMAPABLE);
@@ -1147,6 +1158,20 @@ int lk_populated(struct bpf_raw_tracepoint_args *ctx)
 int lk_moved(struct bpf_raw_tracepoint_args *ctx)
 {
     return new_epoch();
+}
+
+/* (struct cgroup *cgrp, const char *path). If the queue is full, its name is looked for as that of any other. */
+int lk_made(struct bpf_raw_tracepoint_args *ctx)
+{
+    struct cgroup *group = (struct cgroup *)ctx->args[0];
+    struct lk_born fresh = {};
+
+    if (LK_PARAM_SUBSYSTEM >= 0 || group->root->hierarchy_id) /* 0 is the cgroup2 tree's (cgroup_init, kernel/cgroup/cgroup.c) */
+        return 0;
+    fresh.cgroup_id = group->kn->id;
+    bpf_probe_read_kernel_str(&fresh.path, sizeof(fresh.path), (void *)ctx->args[1]);
+    born.push(&fresh, 0);
+    return 0;
 }
 
 #ifndef LK_HAS_task_struct_throttled

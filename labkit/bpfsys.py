@@ -104,6 +104,7 @@ class _Cmd(IntEnum):
     PROG_GET_FD_BY_ID = 13
     OBJ_GET_INFO_BY_FD = 15
     RAW_TRACEPOINT_OPEN = 17
+    MAP_LOOKUP_AND_DELETE_ELEM = 21
     MAP_LOOKUP_BATCH = 24
     MAP_UPDATE_BATCH = 26
     MAP_DELETE_BATCH = 27
@@ -178,6 +179,17 @@ def map_delete(fd: int, key: np.ndarray) -> bool:
     """Delete one entry; False if the key is not there."""
     try:
         bpf(_Cmd.MAP_DELETE_ELEM, struct.pack("=IxxxxQQQ", fd, _address(key), 0, 0))
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return False
+        raise
+    return True
+
+
+def map_pop(fd: int, value: np.ndarray) -> bool:
+    """Take the first entry out of a queue, into ``value``; False if it is empty."""
+    try:
+        bpf(_Cmd.MAP_LOOKUP_AND_DELETE_ELEM, _element(fd, None, value))
     except OSError as error:
         if error.errno == errno.ENOENT:
             return False

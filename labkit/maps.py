@@ -77,6 +77,14 @@ class Map:
         """
         bpfsys.map_update(self.fd, None, np.array([number], np.uint32))
 
+    def drain(self) -> list[bytes]:
+        """Take out what a program has put into a queue: the oldest first, as many as it can hold at the most."""
+        value = np.zeros(self.definition.value_size, np.uint8)
+        found: list[bytes] = []
+        while len(found) < self.definition.max_entries and bpfsys.map_pop(self.fd, value):
+            found.append(value.tobytes())
+        return found
+
     def mapped(self) -> np.ndarray:
         """The values of an array that the program declares mappable (``BPF_F_MMAPABLE``), in place, without a copy.
 

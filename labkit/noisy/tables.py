@@ -7,6 +7,8 @@ and the index goes back into the queue. So the tables stay as large as they were
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -91,6 +93,14 @@ class Tables:
         )
         self._ids.update(found)
         return {identity for index, identity in self._ids.items() if index not in self._resting}
+
+    def born(self) -> list[tuple[int, str]]:
+        """Id and path of cgroups of the cgroup2 tree that were made since this was last asked: some are gone by now."""
+        entries = self.program.maps["born"].drain()
+        return [
+            (int.from_bytes(entry[:8], sys.byteorder), os.fsdecode(entry[8:].partition(b"\0")[0]))
+            for entry in entries
+        ]
 
     def totals(self) -> pd.Series:
         """``wait_ns`` by cgroup id, as the program sums it beside its parts (which it equals when nothing changes)."""

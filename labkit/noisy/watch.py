@@ -36,6 +36,10 @@ NOTED = (
 )
 
 
+_ROOT_ID = 1  # kernfs numbers its nodes from 1 (fs/kernfs/dir.c)
+_MOST_HEARD = 4096
+
+
 class Watch:
     """The program, loaded and attached; a context manager that frees everything.
 
@@ -67,6 +71,10 @@ class Watch:
         self._began_ns = time.monotonic_ns()
         self._user_ns = time.process_time_ns()
         self._map_bytes: int | None = None
+        self._heard: dict[int, str] = {}
+        # The kernel tells paths from the real root; in a cgroup namespace, ours begin elsewhere.
+        root = self.directory.tree.identity
+        self._whole_tree = root is not None and os.stat(root).st_ino == _ROOT_ID
 
     def __enter__(self) -> Self:
         return self
@@ -95,9 +103,20 @@ class Watch:
         self._alive()
         return self.tables.crowded
 
+    def _hear(self) -> None:
+        """Paths of new cgroups, as the kernel tells them: one that ends within a moment has a name all the same."""
+        for cgroup_id, path in self.tables.born():
+            if self._whole_tree:
+                self._heard[cgroup_id] = path
+        while len(self._heard) > _MOST_HEARD:  # most never run a task
+            del self._heard[next(iter(self._heard))]
+
     def _alive(self) -> set[int]:
         """Ids of the cgroups that have a place and are known to live; the places of the dead are taken back."""
+        self._hear()
         ids = self.tables.ids()
+        for cgroup_id in ids & self._heard.keys():
+            self.directory.learn(cgroup_id, self._heard.pop(cgroup_id))
         names = self.directory.names(ids)
         gone = {identity for identity in ids if self.directory.gone(identity)}
         self.tables.retire(gone)

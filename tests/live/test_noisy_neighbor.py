@@ -155,6 +155,17 @@ def test_tasks_that_are_moved_before_they_ever_run_have_waited_too() -> None:
         assert unknown <= 0.01 * exact["wait_ns"].sum() + 2e6
 
 
+def test_a_cgroup_that_came_and_went_between_two_looks_has_a_name() -> None:
+    with Watch() as watch:
+        watch.snapshot()
+        with scenario("hog", seconds=0.3).run() as truth:
+            paths = truth.cgroups.set_index("cgroup_id")["cgroup"]
+        assert not any(os.path.exists(f"{watch.directory.tree.identity}{path}") for path in paths)
+        names = watch.snapshot().names.set_index("cgroup_id")
+    for cgroup_id, path in paths.items():
+        assert (names.loc[cgroup_id, "cgroup"], names.loc[cgroup_id, "alive"]) == (path, False)
+
+
 @pytest.mark.needs("v1 cpu")
 def test_without_a_cgroup2_tree_cgroups_are_those_of_the_cpu_controller(
     monkeypatch: pytest.MonkeyPatch,

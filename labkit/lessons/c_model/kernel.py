@@ -51,7 +51,12 @@ FIELDS = {
         "subsys": "struct cgroup_subsys_state *subsys[14]",
     },
     "cgroup_subsys_state": {"cgroup": "struct cgroup *cgroup"},
-    "cgroup": {"kn": "struct kernfs_node *kn", "level": "int level"},
+    "cgroup": {
+        "kn": "struct kernfs_node *kn",
+        "level": "int level",
+        "root": "struct cgroup_root *root",
+    },
+    "cgroup_root": {"hierarchy_id": "int hierarchy_id"},
     "kernfs_node": {"id": "u64 id"},
     "pt_regs": {"dx": "unsigned long dx", "orig_ax": "unsigned long orig_ax", "di": "unsigned long di"},
 }
@@ -70,6 +75,7 @@ TRACEPOINTS = {
     "sched_migrate_task": 2,
     "cgroup_notify_populated": 3,
     "cgroup_attach_task": 5,
+    "cgroup_mkdir": 2,
 }
 #: Numbers of system calls on x86-64: the model's machine is one, wherever it runs.
 SYSCALLS = {"read": 0, "write": 1, "clone": 56, "execve": 59, "getppid": 110, "clock_nanosleep": 230}
