@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -108,6 +108,7 @@ def stream_events(
     latency_s: float = 0.1,
     row_group_events: int = 1 << 20,
     group_s: float = 10.0,
+    going: Callable[[], bool] | None = None,
 ) -> Iterator[Group]:
     """Events as they come, in groups; at the end the program is detached and what is left in the ring is read.
 
@@ -115,6 +116,7 @@ def stream_events(
     what does not fit is counted as lost by the program. Then ``program.ledger`` has every event: ``delivered`` is the sum
     of the groups' lengths.
 
+    :param seconds: how long; longer while ``going()`` is true, if it is given.
     :param latency_s: how long an event may lie in the ring before it is read. Nobody is woken for an event.
     :param row_group_events: a group is handed out when it has so many events (and up to one read more),
     :param group_s: or when it is so old.
@@ -131,13 +133,14 @@ def stream_events(
     pending = _Pending(source.kinds)
     end = time.monotonic() + seconds
     began = time.monotonic()
-    while (now := time.monotonic()) < end:
+    while (now := time.monotonic()) < end or (going is not None and going()):
         pending.add(source.read(limit))
         if pending.count >= row_group_events or (pending.count and now - began >= group_s):
             yield pending.take()
             began = time.monotonic()
         if source.backlog_bytes < limit:  # else there is more than one read left: go on at once
-            time.sleep(max(0.0, min(latency_s, end - time.monotonic())))
+            left = end - time.monotonic()
+            time.sleep(latency_s if left <= 0 else min(latency_s, left))
     program.stop()
     for batches in _rest(program, source, limit):
         pending.add(batches)
@@ -189,12 +192,13 @@ def record_events(
     row_group_events: int = 1 << 20,
     group_s: float = 10.0,
     resume: bool = False,
+    going: Callable[[], bool] | None = None,
 ) -> Recording:
     """Record events to Parquet, group by group, with the environment, the program's hash and its ledger beside them.
 
     :param folder: a recording there is overwritten, unless it is resumed.
     :param resume: go on in that folder, after a crash or in order, as a further run.
-    :param seconds, latency_s, row_group_events, group_s: see :func:`stream_events`.
+    :param seconds, latency_s, row_group_events, group_s, going: see :func:`stream_events`.
     :raises CaptureMismatch: if the recording to resume is of another program.
     :raises OutcomesError: if it cannot be written. Groups written before it are whole.
     """
@@ -207,6 +211,7 @@ def record_events(
         latency_s=latency_s,
         row_group_events=row_group_events,
         group_s=group_s,
+        going=going,
     ):
         writer.write(group)
         written += len(group)

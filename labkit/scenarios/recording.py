@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,6 @@ PAIRS: Mapping[str, str] = {"two_pinned_hogs": "hog", "two_kernel_hogs": "reader
 NAMES: tuple[str, ...] = (*PAIRS, *SCENARIOS)
 #: How long each works. Two tasks that wake each other fill a small file in no time.
 SECONDS: Mapping[str, float] = {name: 0.1 if name == "wakeup_storm" else 1.5 for name in NAMES}
-#: Tasks end a little after their time is over.
-_REST_S = 0.8
 _TRUTH = "truth"
 
 
@@ -128,8 +127,13 @@ def record(name: str, folder: Path | None = None, *, seconds: float | None = Non
         _elsewhere(workload.declared.get("cpu")),
     ):
         running.go()
-        recording = record_events(program, "events", folder, seconds=seconds + _REST_S, latency_s=0.05)
-        truth = running.finish()
+        with ThreadPoolExecutor(1) as beside:
+            # Until all stand parked, however late that is: then each wait has ended, and is in the events.
+            finished = beside.submit(running.finish)
+            recording = record_events(
+                program, "events", folder, seconds=seconds, latency_s=0.05, going=lambda: not finished.done()
+            )
+            truth = finished.result()
         recorder = Recorder(folder, folder.name, resume=True)
         recorder.truth(_TRUTH, truth)
         recorder.reading("about", {"name": name, "what": workload.what, "seconds": seconds})

@@ -2,6 +2,8 @@
 switches, and other programs over the same time."""
 
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -63,25 +65,41 @@ def test_no_rule_sees_more_than_this_lab(case: Case) -> None:
 
 
 def test_time_on_each_cpu_is_what_tasks_were_charged_for(case: Case) -> None:
-    """occupancy() against the CPU time of the scenario's tasks; the last stretch may still have been going on."""
+    """occupancy() against the CPU time of the scenario's tasks, which does not hold what interrupts and the hypervisor took
+    from them meanwhile: no more of it than was taken from those CPUs in all."""
     held = integral.occupancy(case.events)
+    switched = pd.DataFrame({name: case.events.switched[name] for name in ("cpu", "stolen_ns")})
+    by_cpu = switched.groupby("cpu")["stolen_ns"]
+    stolen = int((by_cpu.max() - by_cpu.min()).sum())
     run = (held["end_ns"] - held["start_ns"]).groupby(held["occupant_id"]).sum()
     for row in case.cgroups[
         (case.cgroups["run_ns"] > 10_000_000) & (case.cgroups["cgroup_id"] != 1)
     ].itertuples():
-        assert run[np.uint64(row.cgroup_id)] == pytest.approx(row.run_ns, rel=0.02), row.role
+        longer = int(run[np.uint64(row.cgroup_id)]) - row.run_ns
+        assert -0.01 * row.run_ns - 1_000_000 <= longer <= stolen + 0.01 * row.run_ns + 1_000_000, row.role
 
 
 def test_a_ring_that_is_too_small_is_counted_and_the_waits_stay_right(tmp_path: Path) -> None:
     """What was lost shows as gaps, and run_delay tells how long the waits in them were."""
     with (
-        workloads.scenario("hog", seconds=1.0).start() as running,
+        workloads.scenario("hog", seconds=2.0).start() as running,
         load("sched_trace", ring_pages=2) as program,
     ):
         running.go()
-        recording = record_events(program, "events", tmp_path, seconds=1.4, latency_s=0.15)
-        truth = running.finish()
-    assert recording.ledger.losses["ring_full"] >= 0  # a quick reader on a quiet machine keeps up
+        while program.ledger.losses["ring_full"] < 50 and running.working:
+            time.sleep(0.01)  # nobody reads, until events were lost
+        with ThreadPoolExecutor(1) as beside:
+            finished = beside.submit(running.finish)
+            recording = record_events(
+                program,
+                "events",
+                tmp_path,
+                seconds=0.1,
+                latency_s=0.01,
+                going=lambda: not finished.done(),
+            )
+            truth = finished.result()
+    assert recording.ledger.losses["ring_full"] >= 50
     assert recording.ledger.balanced
     assert recording.ledger.delivered == recording.count
     waits = integral.waits(tmp_path)
@@ -116,7 +134,8 @@ def test_the_article_s_program_says_what_its_rule_says_in_replay() -> None:
     live = events[events["cgroup_id"] == service["cgroup_id"]]
     again = replayed[replayed["cgroup_id"] == service["cgroup_id"]]
     assert len(live) == pytest.approx(len(again), abs=2)
-    assert len(live) > 20
+    # Each sleep ends with a wakeup, and each wakeup with a switch that the rule sees.
+    assert len(live) >= 0.5 * service["voluntary"] > 0
     # Two clocks, each read at its own moment of the switch.
     apart = abs(int(live["runq_lat"].sum()) - int(again["runq_lat"].sum()))
     assert apart <= 12_000 * len(again) + 2 * int(again["runq_lat"].max())

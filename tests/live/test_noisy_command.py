@@ -1,5 +1,6 @@
 """`labkit noisy` as people and scripts run it: in a pipe, as JSON, in a terminal; and names from the real kernel."""
 
+import contextlib
 import json
 import os
 import pty
@@ -95,19 +96,51 @@ def test_thousands_of_cgroups_are_found_one_by_one_without_walking(monkeypatch: 
 # -- the command ---------------------------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """``labkit noisy`` of ten minutes, at the moment when it measures. Its stderr is a terminal: it says so there."""
+    screen, side = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, "noisy", "--seconds", "600", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=side,
+        text=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        ),  # else ignored in background jobs
+    )
+    os.close(side)
+    said = b""
+    with contextlib.suppress(OSError):  # it ended
+        while b"measuring for 600 s" not in said:
+            said += os.read(screen, 1000)
+    try:
+        assert b"measuring for 600 s" in said, said.decode()
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        os.close(screen)
+
+
 @pytest.fixture(scope="module")
-def answered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict, str, Path]]:
-    """A hog beside a service, watched by the command from outside, as JSON and with a recording."""
+def answered(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, str, Path]:
+    """A hog beside a service, watched by the command from outside, as JSON and with a recording.
+
+    The two begin when it measures and rest when it ends, so that its oracles are read while nothing moves.
+    """
     file = tmp_path_factory.mktemp("noisy") / "hog.noisy"
-    found: list[subprocess.CompletedProcess[str]] = []
-
-    def watch(running: object) -> None:
-        glob = f"/labkit-{os.getpid()}-*"
-        found.append(labkit("noisy", "--seconds", "2", "--json", "--cgroup", glob, "--record", str(file)))
-
-    with scenario("hog", seconds=12).run(during=watch):
-        assert found[0].returncode == 0, found[0].stderr
-        yield json.loads(found[0].stdout), found[0].stdout, file
+    glob = f"/labkit-{os.getpid()}-*"
+    with (
+        scenario("hog", seconds=2).start() as running,
+        started("--json", "--cgroup", glob, "--record", str(file)) as process,
+    ):
+        running.go()
+        running.finish()
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=60)
+        assert process.returncode == 0
+    return json.loads(out), out, file
 
 
 def test_one_answer_as_json_names_the_hog_and_agrees_with_the_kernels_books(answered: tuple) -> None:
@@ -123,7 +156,9 @@ def test_one_answer_as_json_names_the_hog_and_agrees_with_the_kernels_books(answ
     assert service["verdict"] in ("noisy_neighbor", "mixed")
     delay = service["residual"]["run_delay"]
     assert delay["verifiable_share"] > 0.95
-    assert abs(delay["residual_ns"]) < 0.05 * delay["oracle_ns"]  # read beside a task that runs
+    assert abs(delay["residual_ns"]) <= max(1_000_000, 0.001 * delay["oracle_ns"])
+    assert abs(service["residual"]["involuntary_switches"]["residual"]) <= 3
+    assert abs(service["residual"]["voluntary_switches"]["residual"]) <= 3
     assert answer["ledger"]["seen"] == answer["ledger"]["delivered"] + sum(
         answer["ledger"]["losses"].values()
     )
@@ -167,6 +202,9 @@ def test_in_a_pipe_it_prints_one_plain_answer() -> None:
     assert found.stdout.startswith("LIVE on Linux")
     assert found.stdout.count("LIVE on") == 1
     assert "\x1b" not in found.stdout
+    said = " ".join(found.stdout.split())
+    assert "stamps of another clock" in said
+    assert "rules: cgroups are told apart" in said
     assert max(map(len, found.stdout.splitlines())) <= 80
 
 
@@ -198,18 +236,8 @@ def test_ctrl_c_in_a_terminal_leaves_the_screen_as_it_was_and_the_answer_on_it()
 
 
 def test_ctrl_c_while_measuring_once_answers_early() -> None:
-    process = subprocess.Popen(
-        [*COMMAND, "noisy", "--seconds", "600"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(
-            signal.SIGINT, signal.default_int_handler
-        ),  # else ignored in background jobs
-    )
-    assert process.stderr is not None
-    assert process.stderr.readline().startswith("measuring for 600 s")
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
+    with started() as process:
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
     assert out.startswith("LIVE on Linux")
