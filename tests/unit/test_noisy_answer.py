@@ -19,7 +19,7 @@ from snapshot_maker import crowd, snapshot
 from labkit.cli import main
 from labkit.errors import CaptureMismatch, MissingCapture, NoSuchCgroup, OutcomesError, ParameterError
 from labkit.kernel.cgroup import Level
-from labkit.noisy import archive, witnesses
+from labkit.noisy import archive, command, witnesses
 from labkit.noisy.answer import Answer
 from labkit.noisy.archive import Recording
 from labkit.noisy.columns import bar
@@ -368,6 +368,40 @@ def test_what_is_not_there_is_an_error_that_says_what_comes_near(
         recording(selection).answer()
     assert error.value.nearest == near
     assert "\x1b" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("crowded", "cpu_s", "tended"), [(False, 0.0, 10), (True, 0.0, 37), (False, 0.04, 2)]
+)
+def test_tables_are_tended_while_it_measures_sooner_if_they_fill_up_and_not_at_any_cost(
+    monkeypatch: pytest.MonkeyPatch, crowded: bool, cpu_s: float, tended: int
+) -> None:
+    """Ten seconds: each second; four times a second in a crowd; 40 ms of CPU each time are paid for with 5 s of rest."""
+
+    class Clock:
+        now = spent = 0.0
+
+        def monotonic(self) -> float:
+            return self.now
+
+        def process_time(self) -> float:
+            return self.spent
+
+        def sleep(self, seconds: float) -> None:
+            self.now += max(seconds, 0.001)
+
+    class Tended:
+        times = 0
+
+        def tend(self) -> bool:
+            self.times += 1
+            clock.spent += cpu_s
+            return crowded
+
+    clock, watch = Clock(), Tended()
+    monkeypatch.setattr(command, "time", clock)
+    command._Session(watch, Selection(), (), None)._rest(10.0)  # type: ignore[arg-type]
+    assert abs(watch.times - tended) <= 1
 
 
 @pytest.mark.parametrize("pod", ["web", "a/b/c", "/web", "shop/", ""])
