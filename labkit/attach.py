@@ -7,7 +7,7 @@ import errno
 import re
 from collections.abc import Mapping
 
-from labkit import bpfsys
+from labkit import bpfsys, perfsys
 from labkit.errors import HookNotFound, LabkitError, MissingPrivilege, UnsupportedKernel
 from labkit.kernel import hooks as kernel_hooks
 from labkit.kernel.privilege import privilege
@@ -80,11 +80,11 @@ def attach(label: str, hook: Hook, prog_fd: int) -> int:
             return bpfsys.raw_tracepoint_open(prog_fd, None)
         if hook.kind in ("kprobe", "kretprobe"):
             returns = hook.kind == "kretprobe"
-            return bpfsys.open_perf_kprobe(
+            return perfsys.open_perf_kprobe(
                 kernel_hooks.kprobe_pmu() or 0, hook.target, prog_fd, returns=returns
             )
         category, _, name = hook.target.partition(":")
-        return bpfsys.open_perf_tracepoint(kernel_hooks.tracepoint_id(category, name) or 0, prog_fd)
+        return perfsys.open_perf_tracepoint(kernel_hooks.tracepoint_id(category, name) or 0, prog_fd)
     except OSError as error:
         raise HookRefused(label, hook, f"attaching failed: {error.strerror}") from error
 

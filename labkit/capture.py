@@ -425,7 +425,7 @@ def replay_command(folder: Path) -> int:
             print(f"\n  {key}: {len(frame):,} rows")
             print(_excerpt(frame))
     if any("events" in load for load in capture.data["loads"].values()):
-        from labkit.events import read_events  # which builds on this module
+        from labkit.recordings import read_events  # which builds on this module
 
         recording = read_events(folder)
         print("\n" + recording.describe())

@@ -8,12 +8,9 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import errno
 import hashlib
 import os
 import platform
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -22,20 +19,15 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from labkit import backedge, bpfsys
-from labkit.attach import HookRefused, attach, check_labels, choose_hook, map_error, no_privilege, verdict
-from labkit.bpfsys import AttachType, MapType, ProgType
-from labkit.compiler import Artifact, Function, MapDef, compile_program, source_lines
-from labkit.errors import (
-    MapError,
-    SpecError,
-    UnsupportedKernel,
-    VerifierRejected,
-)
-from labkit.kernel import btf
+from labkit import bpfsys
+from labkit.attach import HookRefused, attach, check_labels, choose_hook, map_error, no_privilege
+from labkit.bpfsys import MapType
+from labkit.compiler import Artifact, MapDef, compile_program
+from labkit.errors import MapError, SpecError, UnsupportedKernel
 from labkit.kernel.privilege import privilege
 from labkit.layout import layout_of
 from labkit.ledger import Ledger
+from labkit.loader import load_function
 from labkit.maps import Map
 from labkit.paths import bpf_dir
 from labkit.ring import EventType, Ring
@@ -43,17 +35,7 @@ from labkit.spec import Hook, LedgerSpec, ProgramSpec, parse, read
 
 __all__ = ["Program", "load", "program_hash", "stale_programs"]
 
-_TYPES = {
-    "kprobe": ProgType.KPROBE,
-    "kretprobe": ProgType.KPROBE,
-    "fentry": ProgType.TRACING,
-    "tracepoint": ProgType.TRACEPOINT,
-    "raw_tracepoint": ProgType.RAW_TRACEPOINT,
-}
 _LEDGER_TRIES = 100
-_LOG_BYTES = 1 << 20
-_MENDS = 64  # loops in one program
-_REFUSED = "the kernel's verifier refuses the program"
 
 
 def program_hash(spec: ProgramSpec) -> str:
@@ -393,7 +375,14 @@ class Program:
                     continue  # not needed on this kernel
                 if function is None:
                     raise SpecError(f"{self.spec.name} has no function lk_{label} for its hook {label}")
-                fds[label] = self._load_one(function, label, hook, chosen)
+                fds[label] = load_function(
+                    function,
+                    hook,
+                    self.spec,
+                    {name: table.fd for name, table in self.maps.items()},
+                    chosen,
+                    self.params,
+                )
             # All are loaded before the first attaches, so that events start to count at one moment.
             for label in list(fds):
                 hook = chosen[label]
@@ -402,73 +391,6 @@ class Program:
         finally:
             for fd in fds.values():
                 os.close(fd)
-
-    def _load_one(self, function: Function, label: str, hook: Hook, chosen: Mapping[str, Hook]) -> int:
-        code = bytearray(function.code)
-        for index, name in function.maps:
-            struct.pack_into("=i", code, index * 8 + 4, self.maps[name].fd)
-        options: dict[str, Any] = {"name": function.name}
-        if hook.kind == "fentry":
-            options |= {
-                "attach_type": AttachType.TRACE_FENTRY,
-                "attach_btf_id": btf.kernel().function_id(hook.target) or 0,
-            }
-        for mends in range(_MENDS + 1):
-            try:
-                return bpfsys.prog_load(_TYPES[hook.kind], bytes(code), **options)
-            except OSError as error:
-                better = self._mended(error, bytes(code), hook, options)
-                if better is None or mends == _MENDS:
-                    raise self._load_error(error, bytes(code), label, hook, chosen, options) from error
-                code = bytearray(better)
-        raise AssertionError("not reached")
-
-    def _mended(self, error: OSError, code: bytes, hook: Hook, options: Mapping[str, Any]) -> bytes | None:
-        """The program as an old verifier takes it, if the shape of a loop is all that it minds."""
-        if error.errno != errno.EINVAL:
-            return None
-        log = ctypes.create_string_buffer(_LOG_BYTES)
-        with contextlib.suppress(OSError):
-            os.close(bpfsys.prog_load(_TYPES[hook.kind], code, log=log, log_level=1, **options))
-        return backedge.mended(code, log.value.decode("utf-8", "replace"))
-
-    def _load_error(
-        self,
-        error: OSError,
-        code: bytes,
-        label: str,
-        hook: Hook,
-        chosen: Mapping[str, Hook],
-        options: Mapping[str, Any],
-    ) -> Exception:
-        """Load once more for the verifier's log, and say what is wrong."""
-        log = ctypes.create_string_buffer(_LOG_BYTES)
-        with contextlib.suppress(OSError):
-            os.close(bpfsys.prog_load(_TYPES[hook.kind], code, log=log, log_level=1, **options))
-        text = log.value.decode("utf-8", "replace")
-        if not text.strip() or "processed 0 insns" in text:
-            if error.errno in (errno.EPERM, errno.EACCES) and not privilege().can_trace:
-                return no_privilege("load a BPF program")
-            others = [c for c in self.spec.hooks[label] if c != hook]
-            if others:
-                return HookRefused(label, hook, f"the kernel refuses to load it: {error.strerror}")
-            return UnsupportedKernel(
-                f"the kernel refuses to load lk_{label} at {hook}",
-                why=error.strerror or str(error),
-                remedy="`labkit doctor` shows what this kernel can do",
-            )
-        lines = source_lines(self.spec, chosen, self.params).get(f"lk_{label}", {})
-        instruction, reason = verdict(text)
-        line = lines.get(instruction) if instruction is not None else None
-        where = self.spec.path.name if self.spec.path else self.spec.name
-        source = self.spec.source.splitlines()[line - 1].strip() if line else ""
-        return VerifierRejected(
-            f"{_REFUSED} {where} (lk_{label})",
-            why=f"{reason}" + (f"; {where}, line {line}: {source}" if line else ""),
-            remedy="the end of the log names the register and what it may hold at that line",
-            log=text,
-            line=line,
-        )
 
 
 def load(

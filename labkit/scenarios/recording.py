@@ -14,10 +14,11 @@ import pandas as pd
 
 from labkit.capture import Capture, Recorder
 from labkit.errors import LabkitError, MissingCapture, ParameterError, WorkloadFailed
-from labkit.events import read_events, record_events
+from labkit.events import record_events
 from labkit.ledger import Ledger
 from labkit.paths import captures_dir
 from labkit.program import load
+from labkit.recordings import read_events
 from labkit.sched.trace import Trace, trace
 from labkit.workloads import SCENARIOS, Workload, scenario, two_pinned_hogs
 

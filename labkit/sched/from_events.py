@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 
 from labkit.errors import CaptureMismatch
-from labkit.events import Group, read_events
+from labkit.recordings import Group, read_events
 
 __all__ = ["COLUMNS", "WaitPairing", "task_waits"]
 

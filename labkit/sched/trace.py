@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from labkit.errors import CaptureMismatch
-from labkit.events import Group, Recording, read_events
+from labkit.recordings import Group, Recording, read_events
 
 __all__ = ["COLUMNS", "NEW", "ON_CPU", "PREEMPT", "THROTTLED", "THROTTLED_KNOWN", "Events", "Trace", "trace"]
 

@@ -17,8 +17,9 @@ from click.testing import CliRunner
 
 from labkit import cli, events, workloads
 from labkit.errors import CaptureMismatch, MissingCapture, MissingLedger
-from labkit.events import read_events, record_events, stream_events
+from labkit.events import record_events, stream_events
 from labkit.program import load
+from labkit.recordings import read_events
 from labkit.sched import compare
 from labkit.sched.from_events import task_waits
 from labkit.workloads import Truth, Workload, ping_pong

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from labkit.events import Recording, record_events
+from labkit.events import record_events
 from labkit.ledger import Ledger
 from labkit.program import load
+from labkit.recordings import Recording
 from labkit.sched.from_events import task_waits
 
 pytestmark = [pytest.mark.live, pytest.mark.needs("ring buffer")]

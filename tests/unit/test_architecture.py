@@ -9,10 +9,10 @@ import labkit
 
 ROOT = Path(labkit.__file__).parent
 FLOORS = {
-    1: {"errors", "paths", "text", "ledger", "histogram", "bpfsys", "show", "progress", "until"},
+    1: {"errors", "paths", "text", "ledger", "histogram", "bpfsys", "perfsys", "show", "progress", "until"},
     2: {"kernel", "oracles"},
-    3: {"spec", "compiler", "layout", "maps", "ring", "program", "attach", "backedge"},
-    4: {"capture", "events"},
+    3: {"spec", "compiler", "layout", "maps", "ring", "program", "attach", "backedge", "loader"},
+    4: {"capture", "events", "recordings"},
     5: {"sched", "names", "cgroups", "workloads", "_janitor", "_worker"},
     6: {"plots", "strip", "drawings", "findings"},
     7: {

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labkit.errors import CaptureMismatch
-from labkit.events import Group
+from labkit.recordings import Group
 from labkit.sched.from_events import task_waits
 
 WOKEN = {"time_ns": "uint64", "pid": "uint32", "kind": "uint8", "unused": "uint8", "cpu": "uint16"}

@@ -12,10 +12,11 @@ import pytest
 from labkit import events
 from labkit.capture import Recorder, replay_command
 from labkit.errors import CaptureMismatch, MissingCapture, MissingLedger, OutcomesError, ParameterError
-from labkit.events import read_events, stream_events
+from labkit.events import stream_events
 from labkit.layout import layout_of
 from labkit.ledger import Ledger
 from labkit.program import program_hash
+from labkit.recordings import read_events
 from labkit.ring import Batch, EventType
 from labkit.spec import read
 

@@ -12,9 +12,9 @@ from PIL import Image
 
 from labkit import cli
 from labkit.errors import CaptureMismatch, MissingCapture, ParameterError
-from labkit.events import read_events
 from labkit.paths import captures_dir, outcomes_dir
 from labkit.program import program_hash
+from labkit.recordings import read_events
 from labkit.scenarios import NAMES, OURS, TITLES, Case, cases, open_case, table
 from labkit.scenarios.command import disturbance_ns
 from labkit.scenarios.recording import folder_of
