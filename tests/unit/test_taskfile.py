@@ -1,5 +1,6 @@
 """Taskfile.yml is the one list of what can be done, and can be read."""
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -81,3 +82,13 @@ def test_every_task_can_be_compiled_by_go_task() -> None:
         env = os.environ | {"PATH": f"{Path(sys.prefix) / 'bin'}:{os.environ['PATH']}"}
         result = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
         assert result.returncode == 0 or "uv is not installed" in result.stderr, result.stderr
+
+
+def test_all_of_the_tests_are_run_by_the_task_test() -> None:
+    spec = importlib.util.spec_from_file_location("run_tests", ROOT / "tests/run.py")
+    assert spec
+    assert spec.loader
+    run = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(run)
+    folders = {f"tests/{path.name}" for path in (ROOT / "tests").iterdir() if list(path.glob("test_*.py"))}
+    assert {*run._ALONE, *run._TOGETHER, "tests/guest"} == folders
