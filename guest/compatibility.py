@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from labkit.paths import lab_root
+from guest.survey import VERSION, digest
+from labkit.lessons.rejects import rejects
+from labkit.paths import bpf_dir, lab_root
 
-__all__ = ["RESULTS", "document", "load", "render", "save"]
+__all__ = ["RESULTS", "changed", "document", "load", "render", "save"]
 
 RESULTS = lab_root() / "docs/compatibility.json"
 
@@ -18,13 +20,15 @@ _HEAD = """\
 # What runs where
 
 Made by `./task compatibility`; do not edit. Every program of `bpf/` was compiled by the system's bcc, loaded and
-attached on every hook that it names, on each of these kernels, and its ledger balanced. Kernels in a guest run under
-QEMU's software emulation (`guest/`): what is compared there is what was counted, never how fast.
+attached on every hook that it names, on each of these kernels, and its ledger balanced. The column *programs* says whether
+they are still those that were surveyed (`./task compatibility -- --only NAME` surveys one machine anew). Kernels in a guest
+run under QEMU's software emulation (`guest/`): what is compared there is what was counted, never how fast.
 
 """
 _WORDS = {
     "works": "yes",
     "absent": "-",
+    "not compiled": "does not compile",
     "refused": "refused",
     "failed": "failed",
     "agrees": "agrees",
@@ -84,6 +88,39 @@ def _cell(row: dict[str, Any] | None, notes: list[str]) -> str:
     return f"{word} ({notes.index(detail) + 1})"
 
 
+def changed(survey: dict[str, Any]) -> list[str] | None:
+    """Programs whose text is not the one that was surveyed, new ones too; None if the survey itself is an earlier one."""
+    if survey.get("version") != VERSION:
+        return None
+    names = {path.stem for path in bpf_dir().glob("*.c")} | {f"rejects/{one.name}" for one in rejects()}
+    known = survey["digests"]
+    return sorted(name for name in names | set(known) if name not in names or known.get(name) != digest(name))
+
+
+def _currency(survey: dict[str, Any]) -> str:
+    names = changed(survey)
+    if names is None:
+        return "of an earlier survey"
+    return "as they are now" if not names else f"changed since: {', '.join(f'`{name}`' for name in names)}"
+
+
+def _reject_rows(surveys: Sequence[dict[str, Any]]) -> list[list[str]]:
+    order = {row["program"]: row["stage"] for survey in surveys for row in survey.get("rejects", [])}
+    return [[f"`{name}`", stage] for name, stage in order.items()]
+
+
+def _reject_cell(survey: dict[str, Any], name: str, notes: list[str]) -> str:
+    row = next((row for row in survey.get("rejects", []) if row["program"] == name), None)
+    if row is None:
+        return "not tried"
+    words = str(row["result"]) + ("" if row["mended"] == "let in" else ", also mended")
+    if not row["detail"]:
+        return words
+    if row["detail"] not in notes:
+        notes.append(str(row["detail"]))
+    return f"{words} ({notes.index(str(row['detail'])) + 1})"
+
+
 def render(surveys: Sequence[dict[str, Any]]) -> str:
     """The document."""
     kernels = [_kernel(survey) for survey in surveys]
@@ -96,22 +133,31 @@ def render(surveys: Sequence[dict[str, Any]]) -> str:
             machine["arch"],
             machine["bcc"],
             machine["cgroups"],
+            _currency(survey),
         ]
-        for kernel, machine in zip(kernels, machines, strict=True)
+        for kernel, machine, survey in zip(kernels, machines, surveys, strict=True)
     ]
     notes: list[str] = []
     hooks = _cells(surveys, "hooks", ("program", "label", "hook"), notes)
     compared = _cells(surveys, "comparisons", ("program", "with"), notes)
+    refused = [
+        [*row, *(_reject_cell(survey, row[0].strip("`"), notes) for survey in surveys)]
+        for row in _reject_rows(surveys)
+    ]
     parts = [
         _HEAD,
         "## Machines\n\n",
-        _table(["kernel", "distribution", "where", "arch", "bcc", "cgroups"], rows),
+        _table(["kernel", "distribution", "where", "arch", "bcc", "cgroups", "programs"], rows),
         "\n## Programs and hooks\n\n",
         _table(
             ["program", "label", "hook", *kernels], [[*row[:2], f"`{row[2]}`", *row[3:]] for row in hooks]
         ),
         "\n## Held against the kernel's own accounts\n\n",
         _table(["program", "held against", *kernels], compared),
+        "\n## Programs that are refused\n\n"
+        "Chapter 05's lessons (`bpf/rejects`). *As described*: refused by whom, with the words, and at the line of C that "
+        "the lesson says. Each was let in with its mend, or it says so.\n\n",
+        _table(["lesson", "refused by", *kernels], refused),
     ]
     if notes:
         parts += ["\n", *(f"{number}. {note}\n" for number, note in enumerate(notes, 1))]

@@ -116,6 +116,9 @@ def image_key(arch: Arch, release: Release) -> str:
         root / "lima/provision.sh",
         root / "task",
         root / "requirements.lock",
+        # Set-up asks these two whether bcc and headers are there.
+        root / "labkit/kernel/bcc.py",
+        root / "labkit/kernel/headers.py",
     ]
     sources += sorted((root / "labkit/system").glob("*.py"))
     sources += sorted(p for folder in ("rootfs", "initrd") for p in (HERE / folder).rglob("*") if p.is_file())

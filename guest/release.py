@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from guest.arch import Arch
-from guest.errors import GuestError
+from guest.errors import HostCannot
 
 __all__ = ["DEFAULT", "RELEASES", "Release"]
 
@@ -31,11 +31,11 @@ class Release:
     def sources(self, mirror: str | None) -> list[str]:
         """Lines of apt sources for mmdebstrap; empty if its own choice will do.
 
-        :raises GuestError: if backports are wanted and this machine's apt names no mirror of Debian.
+        :raises HostCannot: if backports are wanted and this machine's apt names no mirror of Debian.
         """
         if mirror is None:
             if self.backports:
-                raise GuestError(
+                raise HostCannot(
                     f"{self.name} needs Debian's backports",
                     why="this machine's apt names no mirror of Debian, and mmdebstrap's own choice is without backports",
                     remedy="run it on a Debian machine",

@@ -1,44 +1,59 @@
 """What each program of ``bpf/`` does on the kernel that runs: loaded on every hook that it names, and compared where an
-independent account exists. ``python -m guest.survey`` prints it as JSON; docs/compatibility.md is made of such.
+independent account exists; and whether the programs of ``bpf/rejects`` are refused as they are described, and let in when
+mended. ``python -m guest.survey`` prints it as JSON; docs/compatibility.md is made of such.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import labkit as lk
-from labkit.errors import CgroupError, HookNotFound, LabkitError
+from guest.comparisons import COMPARISONS, compared, short
+from labkit.errors import CompileError, HookNotFound, LabkitError
 from labkit.kernel import environment, probe
-from labkit.noisy.watch import Watch
+from labkit.lessons.rejects import Reject, judge, rejects
 from labkit.paths import bpf_dir
-from labkit.sched.state import between
 from labkit.spec import Hook, ProgramSpec, read
-from labkit.workloads import scenario
 
-__all__ = ["survey"]
+__all__ = ["VERSION", "digest", "survey"]
 
-CALLS = 23
-_AT_THE_ENDS = 2
+#: Of the survey itself: what is tried, and what the words mean. Another one makes what was found with it old.
+VERSION = 2
+
+
+def digest(name: str) -> str:
+    """Names a program's text as it was surveyed; that of a refused one (``rejects/NAME``) with its description."""
+    parts = [bpf_dir() / f"{name}.c", bpf_dir() / "lk.h"]
+    if name.startswith("rejects/"):
+        parts.append(bpf_dir() / f"{name}.yaml")
+    return hashlib.sha256(b"\0".join(Path(part).read_bytes() for part in parts)).hexdigest()[:12]
 
 
 def survey() -> dict[str, Any]:
     """Load, attach and compare everything.
 
-    :returns: ``machine`` (kernel, distribution, arch, bcc, cgroups), ``hooks`` (rows ``program``, ``label``, ``hook``,
-        ``result`` in {"works", "absent", "refused", "failed"}, ``detail``) and ``comparisons`` (rows ``program``,
-        ``with``, ``result`` in {"agrees", "differs", "failed"}, ``detail``).
+    :returns: ``version``, ``digests`` (program -> :func:`digest`), ``machine`` (kernel, distribution, arch, bcc, cgroups),
+        ``hooks`` (rows ``program``, ``label``, ``hook``, ``result`` in {"works", "absent", "not compiled", "refused",
+        "failed"}, ``detail``), ``comparisons`` (rows ``program``, ``with``, ``result`` in {"agrees", "differs", "absent",
+        "failed"}, ``detail``) and ``rejects`` (rows ``program``, ``stage``, ``result`` in {"as described", "let in",
+        "differs"}, ``mended`` in {"let in", "refused"}, ``detail``).
     """
     names = sorted(path.stem for path in bpf_dir().glob("*.c"))
     return {
+        "version": VERSION,
+        "digests": {name: digest(name) for name in (*names, *(f"rejects/{one.name}" for one in rejects()))},
         "machine": _machine(),
         "hooks": [row for name in names for row in _hooks(read(name))],
-        "comparisons": [_compared(*comparison) for comparison in _COMPARISONS],
+        "comparisons": [compared(*comparison) for comparison in COMPARISONS],
+        "rejects": [_rejected(one) for one in rejects()],
     }
 
 
@@ -84,83 +99,26 @@ def _load(spec: ProgramSpec, hooks: dict[str, str]) -> tuple[str, str]:
                 return "failed", f"its ledger does not balance: {program.ledger}"
     except HookNotFound as error:
         return "absent", error.why or error.what
+    except CompileError as error:
+        return "not compiled", short(error)
     except LabkitError as error:
-        return "refused", f"{type(error).__name__}: {_short(error)}"
+        return "refused", f"{type(error).__name__}: {short(error)}"
     return "works", ""
 
 
-def _short(error: LabkitError) -> str:
-    return " ".join(f"{error.what}; {error.why}".split())[:300]
-
-
-def _compared(name: str, with_what: str, compare: Callable[[], tuple[bool, str]]) -> dict[str, str]:
-    try:
-        agrees, detail = compare()
-    except CgroupError as error:
-        return {"program": name, "with": with_what, "result": "absent", "detail": _short(error)}
-    except LabkitError as error:
-        return {"program": name, "with": with_what, "result": "failed", "detail": _short(error)}
-    return {"program": name, "with": with_what, "result": "agrees" if agrees else "differs", "detail": detail}
-
-
-def _hello() -> tuple[bool, str]:
-    script = f"for i in {{1..{CALLS}}}; do /bin/true; done; :"
-    with lk.load("hello") as program:
-        subprocess.run(["bash", "-c", f"printf lk_shell >/proc/self/comm; {script}"], check=True)
-        program.stop()
-        calls = program.frame("hello")
-    counted = int(calls.loc[calls["comm"] == "lk_shell", "calls"].sum())
-    return counted == CALLS, f"{counted} of {CALLS}"
-
-
-def _runq_latency() -> tuple[bool, str]:
-    with lk.load("runq_latency") as program, lk.workloads.service_beside_hog(seconds=2).run() as truth:
-        program.stop()
-        compared = lk.sched.compare(program.frame("waits"), truth.tasks)
-    missed = int((compared["waits"] - compared["timeslices"]).abs().max())
-    worst = compared.loc[compared["residual_share"].abs().idxmax(), "residual_share"]
-    # Its stamps and the scheduler's are taken some way apart (labkit/sched/waits.py), which on a busy emulator is long: so
-    # the number decides, and the time is told. A task that begins or ends between two readings makes one.
-    return (
-        missed <= _AT_THE_ENDS,
-        f"{int(compared['waits'].sum())} waits, {missed} missed; their time {worst:+.2%}",
-    )
-
-
-def _noisy(name: str, column: str, kind: str | None, tolerance: float) -> tuple[bool, str]:
-    """The waits of one kind in a scenario, beside a counter of the kernel's, for the declared victim."""
-    with Watch() as watch, scenario(name, seconds=2.0).start() as running:
-        before = watch.snapshot()
-        running.go()
-        truth = running.finish()
-        watch.stop()
-        found = between(before, watch.snapshot())
-    books = truth.cgroups.set_index("role")
-    victim = int(books.loc[str(truth.declared["victim"]), "cgroup_id"])
-    cells = found.cells[found.cells["victim_id"] == victim]
-    mine = int(cells["wait_ns"].sum() if kind is None else cells.loc[cells["kind"] == kind, "wait_ns"].sum())
-    theirs = int(truth.cgroups[column].max() if kind else books.loc[str(truth.declared["victim"]), column])
-    if theirs == 0:
-        return False, f"the kernel counted no {column}"
-    share = mine / theirs - 1
-    return abs(share) <= tolerance, f"{mine / 1e6:,.0f} ms, {share:+.2%}"
-
-
-_COMPARISONS: tuple[tuple[str, str, Callable[[], tuple[bool, str]]], ...] = (
-    ("hello", f"{CALLS} programs that a shell starts", _hello),
-    ("runq_latency", "/proc/PID/schedstat of each task, a service beside a hog", _runq_latency),
-    (
-        "noisy_neighbor",
-        "run_delay of the victim, scenario hog",
-        lambda: _noisy("hog", "run_delay_ns", None, 0.01),
-    ),
-    (
-        "noisy_neighbor",
-        "throttled_usec of cpu.stat, scenario throttled",
-        # cpu.stat lacks the throttled period that has not ended when the scenario does.
-        lambda: _noisy("throttled", "throttled_ns", "throttled", 0.15),
-    ),
-)
+def _rejected(one: Reject) -> dict[str, str]:
+    """One row: refused by whom it says, with the words and at the line of C that it says; and its mend."""
+    told, mended = one.judge(), judge(one.mended_program)
+    result = "differs" if not one.fits(told) else "as described" if told.refused_by else "let in"
+    details = [f"line {told.line}: {told.says}"] if result == "differs" else []
+    details += [f"mended, refused by the {mended.refused_by}: {mended.says}"] if mended.refused_by else []
+    return {
+        "program": one.name,
+        "stage": told.refused_by or one.stage,
+        "result": result,
+        "mended": "refused" if mended.refused_by else "let in",
+        "detail": " ".join("; ".join(details).split())[:300],
+    }
 
 
 if __name__ == "__main__":

@@ -78,13 +78,16 @@ class Reject:
         """Try to load it. What cannot be tried here at all (no bcc, no rights) raises as :func:`labkit.load` does."""
         return judge(Written(self.name, self.source, self.source))
 
-    def fits(self, judgement: Judgement) -> bool:
-        """True if that is the refusal that is described here."""
+    def fits(self, judgement: Judgement, *, line: bool = True) -> bool:
+        """True if that is the refusal that is described here.
+
+        :param line: the line of C must be the one, too; it is known only after another compilation.
+        """
         if not judgement.refused_by:
             return bool(self.may_be_let_in)
         if judgement.refused_by != self.stage or not re.search(self.says, judgement.log):
             return False
-        return not self.at or self.source.splitlines()[judgement.line - 1].strip() == self.at
+        return not line or not self.at or self.source.splitlines()[judgement.line - 1].strip() == self.at
 
 
 def judge(program: Written) -> Judgement:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import pwd
+import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -91,3 +94,77 @@ def test_the_probe_says_no_to_who_may_not_load_programs() -> None:
     done = run("sh", "lima/ready.sh", user="nobody", HOME="/tmp")
     assert done.returncode != 0
     assert "ready" not in done.stdout
+
+
+OWN_CGROUPS = """
+import os, sys
+from labkit.cgroups import Group, Scope
+from labkit.kernel import probe
+print(probe()["own cgroups"].state, os.getuid())
+with Scope([Group("pod", quota_us=30_000), "pod/service"], cpu=True, weight=500) as scope:
+    pid = os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "1000")
+    scope.add("pod/service", pid)
+    print(open(f"/proc/{pid}/cgroup").read().strip().replace(scope.root.name, "OURS"))
+    print((scope.folder("pod") / "cpu.max").read_text().strip(), (scope.root / "cpu.weight").read_text().strip())
+    root = scope.root
+os.waitpid(pid, 0)
+print(root.exists())
+"""
+
+
+@pytest.fixture
+def user_manager() -> Iterator[str]:
+    """The user's own systemd, as a login starts it; the guest boots without logind, which is slow under emulation."""
+    masked = Path("/etc/systemd/system/systemd-logind.service")
+    uid = pwd.getpwnam(USER).pw_uid
+    masked.unlink()
+    # What pam_systemd does at a login; the guest has no recommended packages.
+    drop_in = Path(f"/etc/systemd/system/user@{uid}.service.d/runtime.conf")
+    drop_in.parent.mkdir()
+    drop_in.write_text(f"[Service]\nEnvironment=XDG_RUNTIME_DIR=/run/user/{uid}\n")
+    for command in (["daemon-reload"], ["start", "systemd-logind.service", f"user@{uid}.service"]):
+        subprocess.run(["systemctl", *command], check=True)
+    yield f"/run/user/{uid}"
+    subprocess.run(["systemctl", "stop", f"user@{uid}.service", "systemd-logind.service"], check=True)
+    masked.symlink_to("/dev/null")
+    shutil.rmtree(drop_in.parent)
+    subprocess.run(["systemctl", "daemon-reload"], check=True)
+
+
+@pytest.mark.usefixtures("boots", "user_manager")
+def test_an_ordinary_user_makes_cgroups_with_limits_in_a_scope_of_their_own() -> None:
+    python = f"{os.environ['LABKIT_VENV']}/bin/python"
+    done = run(python, "-I", "-S", "labkit/system/launch.py", python, "-B", "-c", OWN_CGROUPS, user=USER)
+    assert done.returncode == 0, done.stderr
+    uid = pwd.getpwnam(USER).pw_uid
+    state, where, limits, left = done.stdout.splitlines()
+    assert state == f"yes {uid}"
+    assert re.fullmatch(
+        rf"0::/user\.slice/user-{uid}\.slice/user@{uid}\.service/.*labkit-\d+\.scope/OURS/pod/service", where
+    )
+    assert limits == "30000 100000 500"
+    assert left == "False"
+
+
+@pytest.mark.usefixtures("boots")
+def test_without_a_login_the_user_is_told_why_cgroups_cannot_be_made() -> None:
+    script = "from labkit.kernel.probe import _own_cgroups; print(_own_cgroups())"
+    done = run(f"{os.environ['LABKIT_VENV']}/bin/python", "-B", "-c", script, user=USER)
+    assert "state='no'" in done.stdout, done.stderr
+    assert "log in where systemd has a user manager" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("boots")
+def test_an_ordinary_user_builds_an_image(tmp_path: Path) -> None:
+    shutil.copy("/usr/bin/busybox", tmp_path / "busybox")
+    (tmp_path / "Containerfile").write_text(
+        'FROM scratch\nCOPY busybox /bin/busybox\nENTRYPOINT ["/bin/busybox", "echo", "built"]\n'
+    )
+    for folder in (tmp_path, *tmp_path.parents[:3]):
+        folder.chmod(0o755)
+    podman = ("podman", "--cgroup-manager", "cgroupfs")
+    built = run(*podman, "build", "--tag", "tiny:1", str(tmp_path), user=USER)
+    assert built.returncode == 0, built.stderr
+    said = run(*podman, "image", "inspect", "--format", "{{.Config.Entrypoint}}", "tiny:1", user=USER)
+    assert said.stdout.strip() == "[/bin/busybox echo built]", said.stderr

@@ -21,5 +21,10 @@ def test_a_debian_kernel_has_every_hook_and_takes_every_program(found: dict[str,
     assert len({row["program"] for row in found["hooks"]}) >= 7
 
 
+def test_what_is_refused_is_refused_as_described_and_let_in_when_mended(found: dict[str, Any]) -> None:
+    assert [row for row in found["rejects"] if row["result"] == "differs" or row["mended"] != "let in"] == []
+    assert len(found["rejects"]) >= 14
+
+
 def test_what_is_counted_agrees_with_the_kernels_own_accounts(found: dict[str, Any]) -> None:
     assert [row for row in found["comparisons"] if row["result"] != "agrees"] == []

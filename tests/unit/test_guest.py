@@ -19,14 +19,19 @@ from click.testing import CliRunner
 
 from guest import __main__ as command_line
 from guest import compatibility, host, image, janitor
+from guest.agent import Done as Ended
 from guest.arch import ARCHITECTURES, Arch, host_arch
-from guest.errors import BootFailed, BuildFailed, GuestError, HostCannot
+from guest.comparisons import COMPARISONS
+from guest.errors import BootFailed, BuildFailed, GuestDied, HostCannot
 from guest.host import apt_transport_options, debian_mirror, run_tool
 from guest.image import Image, image_key
+from guest.machine import Machine, TimedOut
 from guest.qemu import qemu_arguments
 from guest.release import DEFAULT, RELEASES, Release
 from guest.repo import pack, shipped_files
 from guest.root import BASE_PACKAGES, TEST_PACKAGES
+from guest.survey import VERSION, digest
+from labkit.lessons.rejects import rejects
 from labkit.paths import bpf_dir, lab_root
 from labkit.system.step import Done
 
@@ -154,7 +159,7 @@ def test_a_kernel_of_the_backports_is_asked_for_by_name_and_its_archive_is_there
     ]
     assert RELEASES["debian-12"].kernel_package(AMD64) == "linux-image-cloud-amd64"
     assert RELEASES["debian-12"].sources(None) == []  # mmdebstrap knows where Debian's is
-    with pytest.raises(GuestError, match="backports"):
+    with pytest.raises(HostCannot, match="backports"):
         release.sources(None)
 
 
@@ -164,7 +169,11 @@ def test_the_base_leaves_python_and_all_the_lab_needs_to_the_script() -> None:
 
 
 @pytest.mark.parametrize(
-    "changed", ["lima/provision.sh", "labkit/system/packages.py", "requirements.lock", "task"]
+    "changed",
+    [
+        *("lima/provision.sh", "labkit/system/packages.py", "requirements.lock", "task"),
+        *("labkit/kernel/bcc.py", "labkit/kernel/headers.py"),
+    ],
 )
 def test_a_change_in_what_provisions_it_makes_another_image(
     changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -172,7 +181,8 @@ def test_a_change_in_what_provisions_it_makes_another_image(
     for name in ("lima/provision.sh", "requirements.lock", "task"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(lab_root() / name, tmp_path / name)
-    shutil.copytree(lab_root() / "labkit/system", tmp_path / "labkit/system")
+    for name in ("system", "kernel"):
+        shutil.copytree(lab_root() / "labkit" / name, tmp_path / "labkit" / name)
     monkeypatch.setattr(image, "lab_root", lambda: tmp_path)
     before = image_key(AMD64, DEFAULT)
     assert before == image_key(AMD64, DEFAULT)
@@ -205,8 +215,11 @@ def test_the_disks_modules_come_after_those_that_they_need_and_once(tmp_path: Pa
 # -- what runs where ---------------------------------------------------------------------------------------------------
 
 
-def test_the_document_is_what_the_surveys_say() -> None:
-    assert compatibility.document().read_text() == compatibility.render(compatibility.load())
+def test_the_document_is_what_the_surveys_say_and_says_which_programs_have_changed_since() -> None:
+    current = compatibility.document().read_text() == compatibility.render(compatibility.load())
+    assert current, (
+        "`./task compatibility` surveys anew; with `-- --only nothing` it only says what has changed since"
+    )
 
 
 @pytest.mark.slow  # whoever adds a program need not wait for four kernels at once
@@ -224,7 +237,66 @@ def surveyed(kernel: str, *hooks: tuple[str, str, str]) -> dict[str, Any]:
     ]
     machine = dict.fromkeys(("distribution", "where", "arch", "bcc", "cgroups"), "x") | {"kernel": kernel}
     compared = [{"program": "p", "with": "w", "result": "agrees", "detail": "+0.1 %"}]
-    return {"machine": machine, "hooks": rows, "comparisons": compared}
+    refused = {
+        "program": "r",
+        "stage": "verifier",
+        "result": "as described",
+        "mended": "let in",
+        "detail": "",
+    }
+    return {"machine": machine, "hooks": rows, "comparisons": compared, "rejects": [refused]}
+
+
+@pytest.mark.slow  # made anew after the last change of a program, not after each: it takes a quarter of an hour
+def test_what_is_written_down_is_about_the_programs_as_they_are() -> None:
+    surveys = compatibility.load()
+    assert len(surveys) >= 4
+    for survey in surveys:
+        where = survey["machine"]["kernel"]
+        assert compatibility.changed(survey) == [], f"{where}: ./task compatibility"
+        assert [row["program"] for row in survey["rejects"]] == [one.name for one in rejects()], where
+        assert [(row["program"], row["with"]) for row in survey["comparisons"]] == [
+            (name, with_what) for name, with_what, _ in COMPARISONS
+        ], where
+
+
+def test_what_has_changed_since_a_survey_is_said() -> None:
+    programs = {path.stem for path in bpf_dir().glob("*.c")} | {f"rejects/{one.name}" for one in rejects()}
+    survey = surveyed("6.1", ("tracepoint:a:b", "works", ""))
+    assert compatibility.changed(survey) is None
+    assert "| of an earlier survey |" in compatibility.render([survey])
+    survey |= {"version": VERSION, "digests": {name: digest(name) for name in programs}}
+    assert compatibility.changed(survey) == []
+    assert "| as they are now |" in compatibility.render([survey])
+    survey["digests"] |= {"hello": "another", "gone": "x"}
+    del survey["digests"]["ladder"]
+    assert compatibility.changed(survey) == ["gone", "hello", "ladder"]
+    assert "| changed since: `gone`, `hello`, `ladder` |" in compatibility.render([survey])
+
+
+def test_a_program_is_another_when_it_or_what_it_includes_or_its_description_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(bpf_dir(), tmp_path / "bpf")
+    monkeypatch.setattr("guest.survey.bpf_dir", lambda: tmp_path / "bpf")
+    seen = {digest("hello"), digest("rejects/null_value")}
+    for changed in ("lk.h", "hello.c", "rejects/null_value.yaml"):
+        with (tmp_path / "bpf" / changed).open("a") as file:
+            file.write("\n")
+        now = {digest("hello"), digest("rejects/null_value")}
+        assert now - seen, changed
+        seen |= now
+
+
+def test_refusals_and_what_does_not_compile_have_words_of_their_own() -> None:
+    survey = surveyed("6.1", ("tracepoint:a:b", "not compiled", "no member"))
+    survey["rejects"].append(
+        survey["rejects"][0] | {"program": "s", "result": "let in", "detail": "x", "mended": "refused"}
+    )
+    text = compatibility.render([survey])
+    assert "| `p` | l | `tracepoint:a:b` | does not compile (1) |" in text
+    assert "| `r` | verifier | as described |" in text
+    assert "| `s` | verifier | let in, also mended (2) |" in text
 
 
 def test_each_kernel_is_a_column_and_each_reason_a_note() -> None:
@@ -326,6 +398,12 @@ def test_no_emulator_survives_a_kill_9(victim: str, tmp_path: Path) -> None:
 # -- the command line --------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def _no_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CI", "LABKIT_FORCE_LIVE"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def test_where_no_guest_can_be_had_its_tests_skip_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: Release) -> Image:
         raise HostCannot("Not installed: qemu-system-x86.", remedy="As root: apt-get install qemu-system-x86")
@@ -335,6 +413,89 @@ def test_where_no_guest_can_be_had_its_tests_skip_with_the_reason(monkeypatch: p
     assert result.exit_code == 0
     assert "skipped here: Not installed: qemu-system-x86." in result.output
     assert "apt-get install" in result.output
+    monkeypatch.setenv("CI", "1")
+    for command in ("test", "matrix"):
+        assert CliRunner().invoke(command_line.main, [command]).exit_code == command_line.INFRASTRUCTURE
+
+
+@pytest.mark.parametrize(
+    ("codes", "ci", "expected"),
+    [
+        ({"debian-12": 1, "debian-13-backports": None}, "", 1),
+        ({"debian-12": None, "debian-13-backports": 1}, "", 1),
+        ({"debian-12": 0, "debian-13-backports": None}, "", 0),
+        ({"debian-12": 0, "debian-13-backports": None}, "1", 75),
+        ({"debian-12": 0, "debian-13-backports": 0}, "1", 0),
+    ],
+)
+def test_a_release_that_cannot_be_had_hides_no_failure_of_another(
+    codes: dict[str, int | None], ci: str, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def ensure(release: Release) -> Image:
+        asked.append(release.name)
+        if codes[release.name] is None:
+            raise HostCannot(f"{release.name} needs another mirror.")
+        return Image(Path(release.name), AMD64, "6.1")
+
+    monkeypatch.setattr(command_line, "ensure_image", ensure)
+    monkeypatch.setattr(command_line, "_retried", lambda image, *_, **__: codes[image.folder.name])
+    monkeypatch.setenv("CI", ci)
+    assert CliRunner().invoke(command_line.main, ["matrix"]).exit_code == expected
+    assert asked == list(codes)
+
+
+@pytest.mark.parametrize("error", [GuestDied, TimedOut])
+@pytest.mark.parametrize(("times", "expected"), [(1, 0), (2, 1)])
+def test_a_guest_that_dies_or_falls_silent_gets_one_more_chance(
+    error: type[Exception], times: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+
+    def test(*_: object, **__: object) -> int:
+        tries.append(1)
+        if len(tries) <= times:
+            raise error("no answer")
+        return 0
+
+    monkeypatch.setattr(command_line, "_test", test)
+    assert command_line._retried(Image(Path("x"), AMD64, "6.1"), [], 1.0, fresh=True) == expected
+    assert len(tries) == 2
+
+
+def test_the_limit_of_tests_is_for_the_time_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pytest that goes on printing may take long; one test's own limit speaks before the silence is too long."""
+
+    class Agent:
+        clock, ticks = 0.0, 0
+
+        def poll(self, _: int) -> Ended | None:
+            self.ticks += 1
+            self.clock += 0.6
+            return Ended(0, b"", b"") if self.ticks > 10 else None
+
+        def read(self, _: int) -> bytes:
+            said, self.said = getattr(self, "said", False), not getattr(self, "said", False)
+            return b"" if said or not talks else b"."
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda *_, **__: Ended(0, b"", b"") if name == "run" else 1
+
+    fake = Agent()
+    guest = Machine.__new__(Machine)
+    guest.agent, guest._runs = fake, 0  # type: ignore[assignment]
+    monkeypatch.setattr("guest.machine.time.monotonic", lambda: fake.clock)
+    monkeypatch.setattr("guest.machine.time.sleep", lambda _: None)
+    talks = True
+    assert guest.run(["pytest"], timeout_s=1.0, silence=True)[0] == 0
+    fake.ticks = 0
+    with pytest.raises(TimedOut, match="took longer"):
+        guest.run(["pytest"], timeout_s=1.0)
+    fake.ticks, talks = 0, False
+    with pytest.raises(TimedOut, match="said nothing"):
+        guest.run(["pytest"], timeout_s=1.0, silence=True)
+    assert command_line.TEST_LIMIT_S < command_line.TEST_S
 
 
 def test_a_guest_that_does_not_boot_is_not_a_failing_test(monkeypatch: pytest.MonkeyPatch) -> None:
