@@ -12,7 +12,7 @@ import gzip
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from bench.measure import Goal, Row, compare, interleave
 from labkit.cgroups import Scope
@@ -35,11 +35,16 @@ for n in range(int(sys.argv[2])):
 
 
 @contextlib.contextmanager
-def many_cgroups(count: int) -> Iterator[None]:
-    """So many cgroups, in each of which a task has run and waited."""
+def many_cgroups(count: int) -> Iterator[Callable[[], None]]:
+    """So many cgroups, in each of which a task has run and waited; gives what makes one do so again."""
     with Scope([f"c{n}" for n in range(count)]) as scope:
-        subprocess.run([sys.executable, "-c", _VISITOR, str(scope.root), str(count)], check=True, timeout=300)
-        yield
+
+        def visit() -> None:
+            argv = [sys.executable, "-c", _VISITOR, str(scope.root), str(count)]
+            subprocess.run(argv, check=True, timeout=300)
+
+        visit()
+        yield visit
 
 
 class _Scrape:
