@@ -344,6 +344,7 @@ def test_every_expression_of_the_dashboard_returns_data(
         assert set(found["exported_namespace"]) == {"shop"}
 
 
+@pytest.mark.slow
 def test_after_kill_9_prometheus_sees_one_restart_and_no_counter_that_fell() -> None:
     tools()
     port = str(free_port())
