@@ -24,6 +24,7 @@ __all__ = ["LONGEST_S", "SHARE", "Stamps"]
 
 #: Of a measurement, this share is measured twice, but not more than so many seconds.
 SHARE, LONGEST_S = 0.25, 1.0
+_TOO_SOON = "no stamps of another clock: it was ended before their turn"
 #: Switches first: a task whose wakeup was stamped and whose switch-in was not would seem to wait until its next one.
 _ORDER = ("switch", "wakeup", "wakeup_new")
 
@@ -40,6 +41,7 @@ class Stamps:
         self._watch = watch
         self._program: Program | None = None
         self._idle_ns = 0
+        self._checked = False
         self.problem = ""
         if watch.plan.subsystem >= 0:
             self.problem = "stamps tell cgroups apart in the cgroup2 tree, which this machine does not have"
@@ -71,8 +73,9 @@ class Stamps:
         return 0 if self._program is None else (self._program.run_time_ns or 0) - self._idle_ns
 
     def told(self, interval: Snapshot) -> Snapshot:
-        """The interval, with what checking it cost, and with why it was not checked."""
-        notes = (*interval.ledger.notes, self.problem) if self.problem else interval.ledger.notes
+        """The interval, with what checking it cost, and with why it was not checked, if so."""
+        why = self.problem or ("" if self._checked else _TOO_SOON)
+        notes = (*interval.ledger.notes, why) if why else interval.ledger.notes
         return replace(
             interval,
             cost=replace(interval.cost, checks_ns=self.run_time_ns),
@@ -112,6 +115,7 @@ class Stamps:
             outer_end = self._watch.snapshot()
             stamped = self._program.frame("waits")
             self._begin_anew()
+        self._checked = True
         counts = ["waits", "wait_ns"]
         found = stamped.groupby("cgroup_id")[counts].sum().astype("int64")
         found = found.rename(columns={"wait_ns": "stamped_ns"})

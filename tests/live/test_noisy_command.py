@@ -240,4 +240,5 @@ def test_ctrl_c_while_measuring_once_answers_early() -> None:
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=60)
     assert process.returncode == 0
+    assert "no stamps of another clock" in " ".join(out.split())
     assert out.startswith("LIVE on Linux")

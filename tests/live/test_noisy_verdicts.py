@@ -130,7 +130,9 @@ def test_oracles_agree(run: Judged) -> None:
     assert delay["verifiable_share"] > 0.95
     assert abs(delay["residual_ns"]) <= max(MS, 0.001 * delay["oracle_ns"])
     kinds = ("involuntary_switches", "voluntary_switches")
-    switches = sum(whole[kind]["oracle"] for kind in kinds)  # what is one too many of one kind lacks in the other
+    switches = sum(
+        whole[kind]["oracle"] for kind in kinds
+    )  # what is one too many of one kind lacks in the other
     for kind in kinds:
         assert switches_agree(whole[kind]["residual"], switches), kind
     if whole["throttled"] is not None and whole["throttled"]["comparable"]:
