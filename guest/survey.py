@@ -23,7 +23,7 @@ from labkit.lessons.rejects import Reject, judge, rejects
 from labkit.paths import bpf_dir
 from labkit.spec import Hook, ProgramSpec, read
 
-__all__ = ["VERSION", "digest", "survey"]
+__all__ = ["VERSION", "comparisons", "digest", "hooks", "survey"]
 
 #: Of the survey itself: what is tried, and what the words mean. Another one makes what was found with it old.
 VERSION = 2
@@ -51,10 +51,21 @@ def survey() -> dict[str, Any]:
         "version": VERSION,
         "digests": {name: digest(name) for name in (*names, *(f"rejects/{one.name}" for one in rejects()))},
         "machine": _machine(),
-        "hooks": [row for name in names for row in _hooks(read(name))],
-        "comparisons": [compared(*comparison) for comparison in COMPARISONS],
+        "hooks": hooks(),
+        "comparisons": comparisons(),
         "rejects": [_rejected(one) for one in rejects()],
     }
+
+
+def hooks() -> list[dict[str, str]]:
+    """The rows ``hooks`` of a survey."""
+    names = sorted(path.stem for path in bpf_dir().glob("*.c"))
+    return [row for name in names for row in _hooks(read(name))]
+
+
+def comparisons() -> list[dict[str, str]]:
+    """The rows ``comparisons`` of a survey."""
+    return [compared(*comparison) for comparison in COMPARISONS]
 
 
 def _machine() -> dict[str, str]:
