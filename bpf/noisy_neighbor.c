@@ -102,6 +102,7 @@
 #define LK_STEAL_SLOT 62   /* time that was nobody's: taken by the hypervisor or by interrupts */
 #define LK_OTHER_SLOT 63   /* occupants that found their slots taken */
 #define LK_SLOT_REST_NS 250000000ULL /* a slot unused for so long may pass to another cgroup */
+#define LK_LONG_NS 10000000ULL /* an occupant's stretch is cut after so long, at the next switch */
 #define LK_REMEMBERED 512
 #define LK_WAIT_SLOTS 256
 #define LK_CHECK_EVERY 64 /* switches between two looks at rq->nr_switches */
@@ -131,8 +132,8 @@ struct lk_stretch {
 struct lk_base {
     u64 left_ns;  /* of the wait, what is to be charged by them */
     u64 fraction; /* of what came until the next ones, so much is from before the wait; in 1/4096 */
-    u32 place;
-    u32 next; /* the place of the next ones */
+    u64 place;
+    u64 next; /* the place of the next ones */
 };
 
 struct lk_cpu {
@@ -559,9 +560,10 @@ static __always_inline u64 last_before(struct lk_cpu *cpu, u64 since, u64 newest
 static __always_inline void charge_by_totals(struct lk_cpu *cpu, struct lk_waiter *waiter)
 {
     struct lk_checkpoint *base, *next, *totals = &cpu->totals[LK_NOW];
-    u64 left = cpu->base.left_ns, fraction = cpu->base.fraction, ns, own;
-    u32 place = cpu->base.place, following = cpu->base.next, i;
+    u64 left = cpu->base.left_ns, fraction = cpu->base.fraction, place = cpu->base.place, following = cpu->base.next, ns, own;
+    u32 i;
 
+    asm volatile("" : "+r"(place), "+r"(following)); /* or clang bounds copies of them */
     if (place > LK_NOW || following > LK_NOW)
         return;
     base = &cpu->totals[place];
@@ -1081,7 +1083,8 @@ int lk_switch(struct bpf_raw_tracepoint_args *ctx)
             return 0;
         entered(cpu, next, &clocks, &waiter);
     }
-    if (cpu->occupant != index)
+    /* One who keeps the CPU has its time counted now and then all the same. */
+    if (cpu->occupant != index || clocks.now - cpu->start_ns >= LK_LONG_NS)
         change(cpu, index, clocks.now, clocks.stolen, waiter.book);
     return 0;
 }

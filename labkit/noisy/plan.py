@@ -58,7 +58,7 @@ def power_of_two(number: int) -> int:
 def cpu_bytes(log: int) -> int:
     """What one CPU's log takes: ``struct lk_cpu`` with so many changes of occupant remembered."""
     totals = log // 64 + 32 + 1
-    return 1456 + 16 * log + 520 * totals
+    return 1464 + 16 * log + 520 * totals
 
 
 def sizes(cpus: int, cgroups: int, tasks: int) -> dict[str, Any]:

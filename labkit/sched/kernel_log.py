@@ -25,7 +25,7 @@ __all__ = ["cells"]
 LOG, WALK, STEP, FAR = 8192, 16, 64, 32
 NEAR, FAR_STEP = LOG // STEP, LOG
 SLOTS, WAYS, SETS, FIRST_SLOT, STEAL_SLOT, OTHER_SLOT = 64, 4, 15, 2, 62, 63
-SLOT_REST_NS = 250_000_000
+SLOT_REST_NS, LONG_NS = 250_000_000, 10_000_000
 IDLE, UNKNOWN = 0, 1
 _STEAL = -1
 
@@ -239,7 +239,7 @@ def _stolen_by(found: Trace, cpu: int, times: np.ndarray) -> list[int]:
 def _moved(log: CpuLog | None, now: int, occupant: int, stolen: int) -> CpuLog:
     if log is None:
         return CpuLog(now, stolen, occupant)
-    if occupant != log.occupant:
+    if occupant != log.occupant or now - log.start >= LONG_NS:
         log.change(occupant, now, max(stolen, log.settled_stolen))
     return log
 

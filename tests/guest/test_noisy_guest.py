@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import labkit as lk
 from labkit.kernel.cgroup import hierarchy
+from labkit.noisy import plan as planning
 from labkit.noisy.watch import Watch
 from labkit.sched.state import Snapshot, between
 from labkit.workloads import Truth, scenario
@@ -24,6 +26,13 @@ def measured(name: str, seconds: float = 2.0) -> Iterator[tuple[Truth, Snapshot]
         truth = running.finish()
         watch.stop()
         yield truth, between(before, watch.snapshot())
+
+
+@pytest.mark.slow
+def test_the_verifier_takes_it_with_the_tables_of_a_large_machine() -> None:
+    large = planning.sizes(256, 9000, 400_000)
+    with lk.load("noisy_neighbor", **planning.plan().params | large) as prog:
+        assert prog.ledger.balanced
 
 
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("throttled", "quota_on_parent")]

@@ -1,6 +1,7 @@
 """noisy_neighbor against the exact integral over the event stream, and against the kernel's own books, in the same run."""
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -166,6 +167,22 @@ def test_a_cgroup_that_came_and_went_between_two_looks_has_a_name() -> None:
         assert (names.loc[cgroup_id, "cgroup"], names.loc[cgroup_id, "alive"]) == (path, False)
 
 
+def test_the_time_of_one_who_keeps_its_cpu_is_counted_while_it_has_it() -> None:
+    """Three tasks of one cgroup on one CPU: it hardly ever changes hands."""
+    with Watch() as watch, scenario("own_threads", seconds=2.0).start() as running:
+        running.go()
+        time.sleep(0.5)
+        before = watch.snapshot()
+        time.sleep(1.0)
+        found = between(before, watch.snapshot())
+        running.finish()
+        (cgroup_id,) = set(running.layout["cgroup_id"].astype(int))
+    row = found.cgroups.set_index("cgroup_id").loc[cgroup_id]
+    held = found.cells.query("occupant_id == @cgroup_id and victim_id == @cgroup_id")["wait_ns"].sum()
+    # Two of the three wait at any time for the one that runs: what they waited for it, twice.
+    assert int(row["run_ns"]) == pytest.approx(held / 2, rel=0.15)
+
+
 @pytest.mark.needs("v1 cpu")
 def test_without_a_cgroup2_tree_cgroups_are_those_of_the_cpu_controller(
     monkeypatch: pytest.MonkeyPatch,
@@ -190,6 +207,18 @@ def test_without_a_cgroup2_tree_cgroups_are_those_of_the_cpu_controller(
             assert int(waits[cgroup_id]) == pytest.approx(int(books[role]), rel=1e-3), role
         blamed = found.cells.set_index(["victim_id", "occupant_id"])["wait_ns"]
         assert blamed[ids["service"], ids["hog"]] > 0.5 * waits[ids["service"]]
+
+
+@pytest.mark.parametrize(
+    ("cpus", "cgroups", "tasks"),
+    [(2, 6000, 1000), (64, 3000, 40_000), (256, 9000, 400_000), (1024, 100, 1000)],
+)
+def test_the_verifier_takes_it_with_the_tables_of_large_machines(cpus: int, cgroups: int, tasks: int) -> None:
+    """Other sizes are other constants: clang makes other code of them, where it adds up atomically above all."""
+    large = planning.sizes(cpus, cgroups, tasks)
+    assert large["atomic"]
+    with lk.load("noisy_neighbor", **planning.plan().params | large) as prog:
+        assert prog.ledger.balanced
 
 
 def test_the_sizes_that_memory_is_planned_by_are_those_of_the_tables() -> None:

@@ -33,11 +33,20 @@ class Task:
 class Machine:
     """CPUs with clocks a little apart, tasks in cgroups, quotas, stolen time, and switches nobody is called for."""
 
-    def __init__(self, seed: int, *, cpus: int = 2, tasks: int = 5, cgroups: int = 3, unseen: float = 0.0):
+    def __init__(
+        self,
+        seed: int,
+        *,
+        cpus: int = 2,
+        tasks: int = 5,
+        cgroups: int = 3,
+        unseen: float = 0.0,
+        apart: int = 3,
+    ):
         self.dice = random.Random(seed)
         self.now = 1000
         self.cpus = list(range(cpus))
-        self.ahead = [self.dice.randrange(3) for _ in self.cpus]
+        self.ahead = [self.dice.randrange(apart) for _ in self.cpus]
         self.current: list[Task | None] = [None for _ in self.cpus]
         self.switches = [10 for _ in self.cpus]
         self.switched_at = [0 for _ in self.cpus]

@@ -113,4 +113,5 @@ def test_the_constants_are_those_of_the_program() -> None:
     for name in ("WALK", "STEP", "FAR", "SLOTS", "WAYS", "SETS", "FIRST_SLOT", "STEAL_SLOT", "OTHER_SLOT"):
         assert f"#define LK_{name} {getattr(kernel_log, name)}" in source, name
     assert f"#define LK_SLOT_REST_NS {kernel_log.SLOT_REST_NS}ULL" in source
+    assert f"#define LK_LONG_NS {kernel_log.LONG_NS}ULL" in source
     assert read("noisy_neighbor").params["log"].default == LOG

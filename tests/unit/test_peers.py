@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scheduler_model import Machine
 
@@ -45,9 +45,9 @@ def _rows(columns: dict[str, np.ndarray]) -> list[dict[str, int]]:
 
 @settings(deadline=None, max_examples=40)
 @given(seed=st.integers(0, 2**32), steps=st.integers(0, 300), rule=st.sampled_from(list(peers.RULES)))
+@example(seed=169, steps=1, rule="preempt")
 def test_a_rule_sees_what_its_program_would(seed: int, steps: int, rule: str) -> None:
-    machine = Machine(seed)
-    machine.ahead = [0, 0]  # these programs have one clock for all CPUs
+    machine = Machine(seed, apart=1)  # these programs have one clock for all CPUs
     found = trace(machine.run(steps).frames())
     seen = peers.seen(found, rule)
     assert sorted(seen[COLUMNS].itertuples(index=False, name=None)) == one_by_one(found, rule)
