@@ -6,13 +6,12 @@ import mmap
 import os
 import struct
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 
 from labkit import bpfsys
 from labkit.bpfsys import MapType, ProgType
+from labkit.closing import Closing
 from labkit.compiler import MapDef, compile_program
 from labkit.layout import layout_of
 from labkit.maps import Map
@@ -49,7 +48,7 @@ def filled_map(kind: MapType, entries: int) -> Map:
     return table
 
 
-class FilledRing:
+class FilledRing(Closing):
     """A ring buffer and a program that fills it on demand. A context manager.
 
     :param pages: size of the ring in pages of memory, a power of two.
@@ -101,11 +100,3 @@ class FilledRing:
         del self.memory
         os.close(self._program)
         os.close(self.fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

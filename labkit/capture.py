@@ -16,12 +16,12 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import pandas as pd
 
 from labkit import text
+from labkit.closing import Closing
 from labkit.errors import CaptureMismatch, LabkitError, MissingCapture, OutcomesError
 from labkit.kernel import environment, probe
 from labkit.ledger import Ledger
@@ -260,7 +260,7 @@ class Capture:
         return found
 
 
-class ReplayedProgram:
+class ReplayedProgram(Closing):
     """A recorded program with the reading side of :class:`labkit.program.Program`.
 
     :raises CaptureMismatch: if the program's source is not the one that was recorded.
@@ -281,14 +281,6 @@ class ReplayedProgram:
                 why=f"hash {program_hash(self.spec)}, recorded {self._data['hash']}",
                 remedy="take back the change to the program; or run live, and record again with --record",
             )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Nothing is held."""

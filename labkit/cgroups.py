@@ -22,10 +22,10 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from types import TracebackType
 from typing import IO, Self
 
 from labkit._janitor import disable_cpu, remove_cgroup, start_ticks
+from labkit.closing import Closing
 from labkit.errors import CgroupError
 from labkit.kernel.cgroup import hierarchy
 from labkit.kernel.place import HOME, place
@@ -124,7 +124,7 @@ class Group:
         return PurePosixPath(self.path).name
 
 
-class Scope:
+class Scope(Closing):
     """A cgroup of our own with the given ones in it.
 
     :param groups: cgroups to make, as names or as :class:`Group`, such as ``["service", "hog"]``.
@@ -178,11 +178,6 @@ class Scope:
             self.close()
             raise
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _enable_at_the_top(self) -> None:
         """On v2 a cgroup has cpu.max only if its parent hands the controller down."""

@@ -13,8 +13,7 @@ import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +21,7 @@ import pandas as pd
 from labkit import bpfsys
 from labkit.attach import HookRefused, attach, check_labels, choose_hook, map_error, no_privilege
 from labkit.bpfsys import MapType
+from labkit.closing import Closing
 from labkit.compiler import Artifact, MapDef, compile_program
 from labkit.errors import MapError, SpecError, UnsupportedKernel
 from labkit.kernel.privilege import privilege
@@ -52,7 +52,7 @@ class _Attached:
     passed_over: list[str] = field(default_factory=list)
 
 
-class Program:
+class Program(Closing):
     """A program in the kernel. Made by :func:`load`; a context manager that frees everything.
 
     :ivar spec: what its header comment says.
@@ -72,14 +72,6 @@ class Program:
         self._stats_fd = -1
         self._stats_error = ""
         self._runs_counted = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):

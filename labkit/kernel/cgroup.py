@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from labkit.closing import Closing
+
 if TYPE_CHECKING:
     import pandas as pd  # imported where it is needed: probing must start at once
 
@@ -132,7 +134,7 @@ class _FileHandle(ctypes.Structure):
 _FILEID_KERNFS = 0xFE
 
 
-class Finder:
+class Finder(Closing):
     """From a cgroup's id straight to its path, without walking the tree: a kernfs id is a file handle.
 
     Close it, or use it in a ``with`` block.
@@ -170,12 +172,6 @@ class Finder:
         if self._mount >= 0:
             os.close(self._mount)
             self._mount = -1
-
-    def __enter__(self) -> Finder:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
 
 def walk(tree: Path) -> Iterator[tuple[int, str]]:

@@ -7,10 +7,11 @@ import math
 import re
 import time
 import urllib.request
-from typing import Any, Self
+from typing import Any
 
 import pandas as pd
 
+from labkit.closing import Closing
 from labkit.ledger import Ledger
 from labkit.lessons.counters import samples
 from labkit.metrics import Exporter, Labels, Settings
@@ -42,7 +43,7 @@ def mode_with_prometheus(mode: str) -> str:
     return mode
 
 
-class Stage:
+class Stage(Closing):
     """Live: the noisy-neighbour program, an exporter on a free port, and a Prometheus that scrapes it each second.
 
     In replay it asks the capture instead. Each reading has a label, as with ``lab.read``.
@@ -72,12 +73,6 @@ class Stage:
             Prometheus([f"127.0.0.1:{self._server.port}"], every_s=1.0, fetch=True)
         )
         self._began_s = time.time()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """End Prometheus, the exporter and the program. May be called twice."""

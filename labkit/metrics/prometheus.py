@@ -29,6 +29,7 @@ import pandas as pd
 import yaml
 
 from labkit.cgroups import janitor
+from labkit.closing import Closing
 from labkit.errors import LabkitError
 from labkit.paths import cache_dir, lab_root
 
@@ -156,7 +157,7 @@ def quickened(text: str, factor: float) -> str:
     return _DURATION.sub(shorter, text)
 
 
-class Prometheus:
+class Prometheus(Closing):
     """A Prometheus that scrapes some targets; a context manager.
 
     :param targets: ``HOST:PORT``.
@@ -199,9 +200,6 @@ class Prometheus:
             self.close()
             raise
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """End it and remove its folder. May be called twice."""

@@ -94,7 +94,6 @@ def serve(
     with (
         UntilAsked(),
         contextlib.ExitStack() as sources,
-        contextlib.ExitStack() as sources,
         MetricsServer(options.port, options.address) as server,
     ):
         say(f"listening on {server.url}; loading the program ...")

@@ -17,13 +17,14 @@ import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Self
+from typing import Any
 
 from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop
 from tornado.iostream import IOStream, StreamClosedError
 from tornado.web import Application, HTTPError, RequestHandler
 
+from labkit.closing import Closing
 from labkit.errors import LabkitError
 from labkit.metrics.exporter import Exporter
 from labkit.text import plain
@@ -48,7 +49,7 @@ class CannotListen(LabkitError):
     """The address cannot be bound."""
 
 
-class MetricsServer:
+class MetricsServer(Closing):
     """Serves ``/metrics``, ``/healthz`` and ``/readyz`` from a thread of its own.
 
     :param port: 0 for any that is free; :attr:`port` tells.
@@ -80,12 +81,6 @@ class MetricsServer:
         """Where it is, for people on this machine."""
         host = f"[{self.address}]" if ":" in self.address else self.address
         return f"http://{host}:{self.port}/metrics"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Stop answering and free the port. May be called twice."""

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
+from labkit.closing import Closing
 from labkit.kernel.cgroup import Finder, Hierarchy, hierarchy, walk
 from labkit.names.containers import Known, States
 from labkit.names.paths import UNKNOWN, Name, from_path
@@ -47,7 +48,7 @@ class _Entry:
     asked_s: float = 0.0  # when its container's name was last looked for
 
 
-class Directory:
+class Directory(Closing):
     """Names of control groups by id. Close it, or use it in a ``with`` block.
 
     :param tree: how cgroups are mounted; read from this machine if not given.
@@ -84,12 +85,6 @@ class Directory:
         """Give the mount point free. May be called twice."""
         if self._finder is not None:
             self._finder.close()
-
-    def __enter__(self) -> Directory:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
     def __len__(self) -> int:
         return len(self._known)

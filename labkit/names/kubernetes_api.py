@@ -27,6 +27,7 @@ from typing import Any, Self
 
 import httpx
 
+from labkit.closing import Closing
 from labkit.errors import LabkitError
 from labkit.names.kubernetes import Pods
 from labkit.text import plain
@@ -131,7 +132,7 @@ class Timing:
         ]
 
 
-class PodWatch:
+class PodWatch(Closing):
     """Keeps :class:`~labkit.names.kubernetes.Pods` up to date, from a thread of its own.
 
     :ivar errors: kind of failure -> how often.
@@ -199,9 +200,6 @@ class PodWatch:
 
     def __enter__(self) -> Self:
         return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     @property
     def age_s(self) -> float | None:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from types import TracebackType
-from typing import Self
 
 import pandas as pd
 
 from labkit import bpfsys
+from labkit.closing import Closing
 from labkit.errors import LabkitError
 from labkit.noisy.watch import Watch
 from labkit.noisy.witnesses import SCHEMAS
@@ -29,7 +28,7 @@ _TOO_SOON = "no stamps of another clock: it was ended before their turn"
 _ORDER = ("switch", "wakeup", "wakeup_new")
 
 
-class Stamps:
+class Stamps(Closing):
     """``runq_latency``, loaded and detached: nothing is compiled, loaded or paid for until :meth:`check`.
 
     A context manager. What keeps it from working is no reason to withhold the answer, so it is kept in :attr:`problem`.
@@ -53,14 +52,6 @@ class Stamps:
             return
         self._begin_anew()
         self._idle_ns = self._program.run_time_ns or 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Unload it. May be called twice."""

@@ -11,10 +11,9 @@ from __future__ import annotations
 import os
 import platform
 import time
-from types import TracebackType
-from typing import Self
 
 from labkit import bpfsys, program
+from labkit.closing import Closing
 from labkit.names import Directory
 from labkit.names.paths import UNKNOWN
 from labkit.noisy.plan import Plan, plan
@@ -40,7 +39,7 @@ _ROOT_ID = 1  # kernfs numbers its nodes from 1 (fs/kernfs/dir.c)
 _MOST_HEARD = 4096
 
 
-class Watch:
+class Watch(Closing):
     """The program, loaded and attached; a context manager that frees everything.
 
     :param label: what the capture is called in its ledger.
@@ -75,14 +74,6 @@ class Watch:
         # The kernel tells paths from the real root; in a cgroup namespace, ours begin elsewhere.
         root = self.directory.tree.identity
         self._whole_tree = root is not None and os.stat(root).st_ino == _ROOT_ID
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Detach, unload, free. May be called twice."""

@@ -6,8 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import pandas as pd
 
@@ -15,7 +14,7 @@ from labkit import oracles
 from labkit.cgroups import Group, Scope, sweep
 from labkit.errors import CgroupError, UnsupportedKernel
 from labkit.workloads._process import GRACE_S, Process, crossed_pipes, wait_parked
-from labkit.workloads.truth import Books, Place, Truth, tasks_frame
+from labkit.workloads.truth import Books, Place, Released, Truth, tasks_frame
 
 __all__ = ["OUTSIDE", "Running", "Worker", "Workload"]
 
@@ -96,7 +95,7 @@ class Workload:
             raise
 
 
-class Running:
+class Running(Released):
     """A workload whose workers stand in their cgroups, work, or are parked again. Leaving the ``with`` block ends it.
 
     :ivar pids: role -> process id.
@@ -173,18 +172,6 @@ class Running:
             work.name, tasks, results, work.declared, tuple(self.notes), self._stack, cgroups=cgroups
         )
         return self._truth
-
-    def release(self) -> None:
-        """End the processes and remove their cgroups. May be called twice."""
-        self._stack.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
 
     def __repr__(self) -> str:
         state = "done" if self._truth else "working" if self._going else "ready"

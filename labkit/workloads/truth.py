@@ -6,19 +6,19 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from labkit import oracles
 from labkit.cgroups import Scope
+from labkit.closing import Closing
 from labkit.kernel.cgroup import hierarchy
 
 if TYPE_CHECKING:
     from labkit.workloads.running import Worker
 
-__all__ = ["Books", "Place", "Truth", "tasks_frame"]
+__all__ = ["Books", "Place", "Released", "Truth", "tasks_frame"]
 
 #: Columns of Truth.cgroups.
 _COLUMNS = {
@@ -41,7 +41,19 @@ _COLUMNS = {
 _COUNTERS = ("run_ns", "run_delay_ns", "timeslices", "voluntary", "involuntary")
 
 
-class Truth:
+class Released(Closing):
+    """Processes and cgroups that go away at the end of a block."""
+
+    _stack: contextlib.ExitStack
+
+    def release(self) -> None:
+        """End the processes and remove their cgroups. May be called twice."""
+        self._stack.close()
+
+    close = release
+
+
+class Truth(Released):
     """What a workload did. Its processes are parked until released.
 
     :ivar tasks: one row per process: ``role``, ``pid``, ``cpu`` (-1: free), ``cgroup``, ``cgroup_id``, ``run_ns``,
@@ -79,18 +91,6 @@ class Truth:
         self.notes = notes
         self.cgroups = pd.DataFrame(columns=list(_COLUMNS)).astype(_COLUMNS) if cgroups is None else cgroups
         self._stack = stack or contextlib.ExitStack()
-
-    def release(self) -> None:
-        """End the processes and remove their cgroups. May be called twice."""
-        self._stack.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
 
     def __repr__(self) -> str:
         roles = ", ".join(f"{row.role} (pid {row.pid})" for row in self.tasks.itertuples())

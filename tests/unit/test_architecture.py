@@ -9,7 +9,19 @@ import labkit
 
 ROOT = Path(labkit.__file__).parent
 FLOORS = {
-    1: {"errors", "paths", "text", "ledger", "histogram", "bpfsys", "perfsys", "show", "progress", "until"},
+    1: {
+        "closing",
+        "errors",
+        "paths",
+        "text",
+        "ledger",
+        "histogram",
+        "bpfsys",
+        "perfsys",
+        "show",
+        "progress",
+        "until",
+    },
     2: {"kernel", "oracles"},
     3: {"spec", "compiler", "layout", "maps", "ring", "program", "attach", "backedge", "loader"},
     4: {"capture", "events", "recordings"},

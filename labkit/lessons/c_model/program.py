@@ -219,17 +219,6 @@ class DryProgram(Program):
             ):
                 self._call(label, [0, number, *given])
 
-    def syscall_returns(self, kernel: Kernel, number: int, result: int = 0) -> None:
-        """The current task comes back from a system call."""
-        names = {value: name for name, value in SYSCALLS.items()}
-        for label, hook in self._chosen.items():
-            if hook is None or label not in self._functions:
-                continue
-            if hook.kind == "raw_tracepoint" and hook.target == "sys_exit":
-                self._call(label, [kernel.new("pt_regs", orig_ax=number), result])
-            elif number in names and _place(hook) == f"sys_exit_{names[number]}":
-                self._call(label, [0, number, result])
-
     def switch(self, prev: Task, following: Task, *, preempt: bool = False, state: int = 0) -> None:
         """A CPU goes from one task to another; ``prev`` is current until then."""
         self.happens("sched_switch", int(preempt), prev.address, following.address, state)
