@@ -12,6 +12,7 @@ from labkit.lessons import (
     exercise,
     expect_choice,
     expect_number,
+    is_number,
     rehearsals,
     rehearse,
     right,
@@ -38,12 +39,8 @@ def first_hook(answer: Any, context: Context) -> Feedback:
     truth = next(kind for kind in _PREFERENCE if kind in usable)
     missing = {kind: f"This kernel has no {kind} hooks: see the table of features." for kind in _PREFERENCE}
     late = dict.fromkeys(usable, "It could use that, but one that it likes better is there, too.")
-    feedback = expect_choice(answer, truth, _PREFERENCE, missing | late)
-    if not feedback.passed:
-        return feedback
-    return right(
-        f"Nothing that it prefers to a {truth} is there." if truth != "kprobe" else "Its first choice."
-    )
+    why = f"Nothing that it prefers to a {truth} is there." if truth != "kprobe" else "Its first choice."
+    return expect_choice(answer, truth, _PREFERENCE, missing | late, why_right=why)
 
 
 @exercise(
@@ -59,7 +56,7 @@ def scheduler_tracepoints(answer: Any, context: Context) -> Feedback:
     names = context["tracepoints"]["name"]
     truth = int(names.str.startswith("sched_").sum())
     containing, loose = int(names.str.contains("sched").sum()), int(names.str.startswith("sched").sum())
-    if isinstance(answer, bool) or not hasattr(answer, "__int__"):
+    if not is_number(answer):
         return wrong(f"A number is asked for; this is a {type(answer).__name__}.")
     if answer == len(names) != truth:
         return wrong("That is all of them.")

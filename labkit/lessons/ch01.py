@@ -16,6 +16,7 @@ from labkit.lessons import (
     expect_choice,
     expect_number,
     explained,
+    is_number,
     rehearsals,
     rehearse,
     right,
@@ -118,7 +119,7 @@ def share_of_calls(answer: Any, context: Context) -> Feedback:
     hello = context["hello"]
     mine, total = int(hello.loc[hello["comm"] == "lk-spawner", "calls"].sum()), int(hello["calls"].sum())
     truth = mine / total
-    if isinstance(answer, (int, float)) and not isinstance(answer, bool):
+    if is_number(answer):
         if abs(answer - truth * 100) < 1e-3:
             return wrong("That is a percentage; a share between 0 and 1 is asked for.")
         if answer == mine:
@@ -142,7 +143,7 @@ def share_of_calls(answer: Any, context: Context) -> Feedback:
 )
 def name_after_exec(answer: Any, context: Context) -> Feedback:
     """execve renames the task before that tracepoint fires (fs/exec.c: begin_new_exec sets comm)."""
-    feedback = expect_choice(
+    return expect_choice(
         answer,
         "true",
         ["lk-spawner", "true", "python"],
@@ -150,9 +151,6 @@ def name_after_exec(answer: Any, context: Context) -> Feedback:
             "lk-spawner": "That is the name at the entry of `execve`. What does a successful one put in its place?",
             "python": "The spawner is a Python script, but it named itself lk-spawner, and its copies inherit that.",
         },
-    )
-    if not feedback.passed:
-        return feedback
-    return right(
-        "Where the hook sits decides what current means: before the change it is the caller, after it the program."
+        why_right="Where the hook sits decides what current means: before the change it is the caller, "
+        "after it the program.",
     )

@@ -21,6 +21,7 @@ from labkit.lessons import (
     exercise,
     expect_choice,
     expect_number,
+    is_number,
     rehearsals,
     rehearse,
     right,
@@ -319,7 +320,7 @@ def overslept(answer: Any, context: Context) -> Feedback:
     over = frame["slept_ns"] / 1000 - frame["asked_us"]
     short = frame["asked_us"] == 50
     truth = float(over[short].median())
-    if isinstance(answer, (int, float)) and not isinstance(answer, bool):
+    if is_number(answer):
         for mistaken, message in (
             (
                 float(frame.loc[short, "slept_ns"].median()) / 1000,
@@ -388,7 +389,7 @@ def mean_between(answer: Any, context: Context) -> Feedback:
 )
 def kind_of_overshoot(answer: Any, context: Context) -> Feedback:
     """Nearly the same for all: timer slack and the way back to a CPU."""
-    feedback = expect_choice(
+    return expect_choice(
         answer,
         "about the same for all",
         ["about the same for all", "a fixed share of the nap", "random, with no pattern"],
@@ -396,9 +397,6 @@ def kind_of_overshoot(answer: Any, context: Context) -> Feedback:
             "a fixed share of the nap": "Then naps of 5 ms would be a hundred times as much too long as naps of 50 µs.",
             "random, with no pattern": "It spreads, but around what? Look at the medians of the four kinds of nap.",
         },
-    )
-    if not feedback.passed:
-        return feedback
-    return right(
-        "The slack that the kernel may add to a timer, and the way back to a CPU, are the same for a short and a long nap."
+        why_right="The slack that the kernel may add to a timer, and the way back to a CPU, "
+        "are the same for a short and a long nap.",
     )

@@ -18,6 +18,7 @@ from labkit.lessons import (
     expect_choice,
     expect_number,
     explained,
+    is_number,
     rehearsals,
     rehearse,
     right,
@@ -56,7 +57,7 @@ def eleventh_record(answer: Any, context: Context) -> Feedback:
     raw = context["raw"]
     starts = _starts(raw)
     truth = starts[_ASKED - 1]
-    if isinstance(answer, (int, float)) and not isinstance(answer, bool):
+    if is_number(answer):
         if answer in (starts[_ASKED - 2], starts[_ASKED]):
             return wrong(
                 f"That is where one of its neighbours begins: the {_ASKED}th comes after ten others."
@@ -167,10 +168,8 @@ def gaps(answer: Any, context: Context) -> Feedback:
     }
     if isinstance(answer, pd.Series):
         return wrong("A number is asked for; this is a Series. How many of its values are above 0?")
-    if hasattr(answer, "__int__") and not isinstance(answer, bool):
-        message = wrong_ones.get(int(answer))
-        if message and int(answer) != truth:
-            return wrong(message)
+    if is_number(answer) and answer != truth and answer in wrong_ones:
+        return wrong(wrong_ones[answer])
     return expect_number(answer, truth, unit="gaps")
 
 
@@ -184,7 +183,7 @@ def gaps(answer: Any, context: Context) -> Feedback:
 )
 def distance_of_groups(answer: Any, context: Context) -> Feedback:
     """The reader's pause: the ring's size and the pair's pace set how wide a group is."""
-    feedback = expect_choice(
+    return expect_choice(
         answer,
         "how often the ring is read",
         ["how fast the pair plays", "how often the ring is read", "how large the ring is"],
@@ -192,9 +191,5 @@ def distance_of_groups(answer: Any, context: Context) -> Feedback:
             "how fast the pair plays": "A faster pair fills the page sooner: narrower groups. When does the next begin?",
             "how large the ring is": "A larger ring holds a wider group. When does the next one begin?",
         },
-    )
-    if not feedback.passed:
-        return feedback
-    return right(
-        "The ring stays full until it is read. Its size and the pair's pace set how wide the groups are."
+        why_right="The ring stays full until it is read. Its size and the pair's pace set how wide the groups are.",
     )

@@ -219,7 +219,7 @@ def most_rounds(answer: Any, context: Context) -> Feedback:
 )
 def growth(answer: Any, context: Context) -> Feedback:
     """The verifier walks each round by itself: linear."""
-    feedback = expect_choice(
+    return expect_choice(
         answer,
         "in proportion",
         ["not at all", "in proportion", "with the square", "exponentially"],
@@ -228,9 +228,6 @@ def growth(answer: Any, context: Context) -> Feedback:
             "with the square": "Then ten times the rounds would take a hundred times as long.",
             "exponentially": "Then one round more would double the time, and a thousand rounds would never be let in.",
         },
-    )
-    if not feedback.passed:
-        return feedback
-    return right(
-        "Each round is walked by itself, and costs the same. A bound of a thousand is cheap, one of a million refused."
+        why_right="Each round is walked by itself, and costs the same. "
+        "A bound of a thousand is cheap, one of a million refused.",
     )

@@ -15,6 +15,7 @@ from labkit.lessons import (
     expect_choice,
     expect_number,
     explained,
+    is_number,
     rehearsals,
     rehearse,
     right,
@@ -43,7 +44,7 @@ def wait_share(answer: Any, context: Context) -> Feedback:
     row = context["hogs"].set_index("role").loc["hog_a"]
     truth = float(row["wait_ns"] / (row["wait_ns"] + row["run_ns"]))
     ratio = float(row["wait_ns"] / row["run_ns"])
-    if isinstance(answer, (int, float)) and not isinstance(answer, bool):
+    if is_number(answer):
         if abs(answer - truth * 100) < 1:
             return wrong("That is a percentage; a share between 0 and 1 is asked for.")
         if abs(answer - ratio) < 0.001 and abs(ratio - truth) > 0.002:

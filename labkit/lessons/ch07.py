@@ -23,6 +23,7 @@ from labkit.lessons import (
     expect_choice,
     expect_number,
     explained,
+    is_number,
     rehearsals,
     rehearse,
     right,
@@ -204,7 +205,7 @@ def share_of_strangers(answer: Any, context: Context) -> Feedback:
     wakeups = context["wakeups"]
     apart = wakeups["current_id"] != wakeups["woken_id"]
     truth = float(wakeups.loc[apart, "wakeups"].sum() / wakeups["wakeups"].sum())
-    if isinstance(answer, (int, float)) and not isinstance(answer, bool):
+    if is_number(answer):
         if abs(answer - (1 - truth)) < 0.001 < abs(1 - 2 * truth):
             return wrong("That is the share at which both were in the same cgroup.")
         if abs(answer - float(apart.mean())) < 0.001 < abs(float(apart.mean()) - truth):

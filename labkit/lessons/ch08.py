@@ -16,6 +16,7 @@ from labkit.lessons import (
     expect_choice,
     expect_number,
     explained,
+    is_number,
     rehearsals,
     rehearse,
     right,
@@ -99,7 +100,7 @@ def share_of_hog_b(answer: Any, context: Context) -> Feedback:
     """A share of the foreign wait, not of all of it."""
     foreign, ids = _foreign(context), context["ids"]
     truth = float(foreign.get(ids["hog_b"], 0.0) / foreign.sum())
-    if isinstance(answer, (int, float)) and not isinstance(answer, bool):
+    if is_number(answer):
         if abs(answer - float(foreign.get(ids["hog_a"], 0.0) / foreign.sum())) < 0.005:
             return wrong("That is hog_a's share.")
         whole = float(context["cells"]["wait_ns"].sum())

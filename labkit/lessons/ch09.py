@@ -12,6 +12,7 @@ from labkit.lessons import (
     expect_choice,
     expect_number,
     explained,
+    is_number,
     rehearsals,
     rehearse,
     right,
@@ -40,7 +41,7 @@ def without_the_quota(answer: Any, context: Context) -> Feedback:
     """All but the throttled part."""
     row = context["causes"].loc["throttled_beside_hog"].astype("float64")
     truth = float(1 - row["throttled"] / row.sum())
-    if isinstance(answer, (int, float)) and not isinstance(answer, bool):
+    if is_number(answer):
         if abs(answer - (1 - truth)) < 0.0005 < abs(1 - 2 * truth):
             return wrong("That is the share that would vanish.")
         other = context["causes"].loc["throttled"].astype("float64")

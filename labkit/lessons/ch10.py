@@ -11,7 +11,17 @@ import numpy as np
 import pandas as pd
 
 from labkit.errors import LabkitError
-from labkit.lessons import Context, Feedback, exercise, expect_number, explained, right, source_of, wrong
+from labkit.lessons import (
+    Context,
+    Feedback,
+    exercise,
+    expect_number,
+    explained,
+    is_number,
+    right,
+    source_of,
+    wrong,
+)
 from labkit.lessons.counters import race, reading, samples, try_live, try_without_a_kernel
 from labkit.lessons.stage import STEP_S, Stage, mode_with_prometheus
 from labkit.spec import read
@@ -223,7 +233,7 @@ def a_minutes_window(answer: Any, context: Context) -> Feedback:
     others, graph = context["others"], context["graph"]
     waited_s = float(others.loc[others["name"] == "hog", "wait_ns"].sum()) / 1e9
     peak = float(graph.loc[graph["occupant"] == "hog", "value"].max())
-    if isinstance(answer, (int, float)) and not isinstance(answer, bool):
+    if is_number(answer):
         if abs(answer / peak - 1) < 0.15:
             return wrong("So high it is with [5s], when the hog had been there for the whole window.")
         if abs(answer / waited_s - 1) < 0.05:

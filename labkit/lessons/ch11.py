@@ -18,6 +18,7 @@ from labkit.lessons import (
     expect_choice,
     expect_number,
     explained,
+    is_number,
     rehearsals,
     rehearse,
     right,
@@ -255,7 +256,7 @@ def calls_for_a_percent(answer: Any, context: Context) -> Feedback:
     """A hundredth of a second in nanoseconds, by the price of a call."""
     row = context["ladder"].loc["and count in a hash"]
     truth = 1e7 / float(row["pays_ns"])
-    if isinstance(answer, (int, float)) and not isinstance(answer, bool):
+    if is_number(answer):
         for column, message in (
             (
                 "counted_ns",
@@ -295,7 +296,7 @@ def window_factor(answer: Any, context: Context) -> Feedback:
     """The scaled total by windows, by the total of all."""
     samples = context["samples"]
     truth = float(samples.loc["window", "total_bytes"] / samples.loc["all", "total_bytes"])
-    if isinstance(answer, (int, float)) and not isinstance(answer, bool):
+    if is_number(answer):
         share = float(samples.loc["window", "large_share"] / samples.loc["all", "large_share"])
         kept = float(samples.loc["all", "kept"] / samples.loc["window", "kept"])
         if abs(answer - share) < 0.01 * share and abs(share - truth) > 0.02 * truth:

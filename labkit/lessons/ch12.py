@@ -14,6 +14,7 @@ from labkit.lessons import (
     expect_choice,
     expect_number,
     explained,
+    is_number,
     rehearsals,
     rehearse,
     right,
@@ -130,7 +131,7 @@ def foreign_share(answer: Any, context: Context) -> Feedback:
     causes = case.causes_ns()
     whole = max(sum(causes.values()), 1)
     truth = causes["foreign"] / whole
-    if isinstance(answer, (int, float)) and not isinstance(answer, bool):
+    if is_number(answer):
         with_own = (causes["foreign"] + causes["self"]) / whole
         if abs(answer - with_own) < 1e-3 < abs(with_own - truth):
             return case.note(

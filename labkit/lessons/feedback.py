@@ -6,13 +6,23 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 from labkit import text
 from labkit.errors import ParameterError
 from labkit.show import Shown
 
-__all__ = ["Feedback", "expect_choice", "expect_number", "expect_text", "not_run", "right", "wrong"]
+__all__ = [
+    "Feedback",
+    "expect_choice",
+    "expect_number",
+    "expect_text",
+    "is_number",
+    "not_run",
+    "right",
+    "wrong",
+]
 
 
 @dataclass(frozen=True)
@@ -93,6 +103,11 @@ def not_run(message: str) -> Feedback:
     return Feedback(passed=False, message=message, ran=False)
 
 
+def is_number(answer: Any) -> bool:
+    """Whether a check can reckon with it: one number of Python's or numpy's, such as a sum of a column; no bool."""
+    return isinstance(answer, Real) and not isinstance(answer, bool)
+
+
 def expect_number(answer: Any, truth: float, *, unit: str = "", within: float | str = 0) -> Feedback:
     """Compare a number.
 
@@ -120,11 +135,17 @@ def expect_number(answer: Any, truth: float, *, unit: str = "", within: float | 
 
 
 def expect_choice(
-    answer: Any, truth: str, options: Iterable[str], why_wrong: dict[str, str] | None = None
+    answer: Any,
+    truth: str,
+    options: Iterable[str],
+    why_wrong: dict[str, str] | None = None,
+    *,
+    why_right: str = "",
 ) -> Feedback:
     """Compare one of several options, by name, without regard to case.
 
     :param why_wrong: option -> what someone who chose it mistook.
+    :param why_right: what follows from the right one.
     """
     names = {option.casefold(): option for option in options}
     if truth.casefold() not in names:
@@ -133,7 +154,7 @@ def expect_choice(
     if chosen is None:
         return wrong(f"One of {', '.join(map(repr, names.values()))} is asked for; this is {_kind(answer)}.")
     if chosen.casefold() == truth.casefold():
-        return right()
+        return right(why_right)
     return wrong((why_wrong or {}).get(chosen, f"It is not {chosen!r}."))
 
 

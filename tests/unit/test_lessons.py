@@ -18,6 +18,7 @@ from labkit.lessons import (
     expect_choice,
     expect_number,
     expect_text,
+    is_number,
     right,
     wrong,
 )
@@ -114,6 +115,14 @@ class TestNumbers:
     def test_a_wrong_answer_is_not_told_the_truth(self) -> None:
         assert "1,000" not in expect_number(700, 1000, unit="ms").message
 
+    @pytest.mark.parametrize("answer", [23, 0.5, np.int64(23), np.float32(0.5), pd.Series([23]).sum()])
+    def test_what_pandas_adds_up_is_a_number_that_a_check_can_reckon_with(self, answer: Any) -> None:
+        assert is_number(answer)
+
+    @pytest.mark.parametrize("answer", [True, np.True_, "23", None, pd.Series([23]), np.array([23]), ...])
+    def test_what_is_no_single_number_is_told_apart(self, answer: Any) -> None:
+        assert not is_number(answer)
+
     def test_counts_are_exact(self) -> None:
         assert expect_number(23, 23).passed
         assert not expect_number(24, 23).passed
@@ -123,6 +132,10 @@ class TestNumbers:
 class TestChoices:
     def test_by_name_without_case(self) -> None:
         assert expect_choice(" Hog ", "hog", ["hog", "service"]).passed
+
+    def test_with_the_right_one_comes_what_follows_from_it(self) -> None:
+        feedback = expect_choice("hog", "hog", ["hog", "service"], why_right="It never sleeps.")
+        assert (feedback.passed, feedback.message) == (True, "It never sleeps.")
 
     def test_a_wrong_choice_is_explained(self) -> None:
         feedback = expect_choice(
