@@ -1,15 +1,15 @@
 """bcc as people use it, in a process of its own, on a map of the parent's. Run as a script.
 
-The first line on standard input is the request: ``{"bcc": folder of the package, "fd": map, "entries": int, "form": "hash",
-"percpu_hash", "ring" or "bare_ring"}``. Each further line is one measurement: ``{"do": "items" | "items_lookup_batch" |
-"ring", "expect": int}``; the answer is ``{"seconds": float, "count": int}``. The map is the very one that labkit
-reads: bcc compiles one like it, for its types, and is then handed the parent's file descriptor.
+The first line on standard input is the request: ``{"bcc": folder of the package, "worker": labkit's ``_bcc_worker.py``,
+which knows how to import it, "fd": map, "entries": int, "form": "hash", "percpu_hash", "ring" or "bare_ring"}``. Each
+further line is one measurement: ``{"do": "items" | "items_lookup_batch" | "ring", "expect": int}``; the answer is
+``{"seconds": float, "count": int}``. The map is the very one that labkit reads: bcc compiles one like it, for its types,
+and is then handed the parent's file descriptor.
 """
 
+import importlib.util
 import json
-import os
 import sys
-import tempfile
 import time
 
 _VALUE = "struct value_t { u64 count; u64 total_ns; };"
@@ -30,21 +30,6 @@ _TEXTS = {
     "ring": _EVENTS,
     "bare_ring": _EVENTS,
 }
-
-
-def _import_bcc(package):
-    """Import the distribution's bcc without exposing all of its dist-packages: through a folder with one link."""
-    room = tempfile.mkdtemp(prefix="bench-bcc-")
-    try:
-        link = os.path.join(room, "bcc")
-        os.symlink(package, link)
-        sys.path.insert(0, room)
-        import bcc
-
-        return bcc
-    finally:
-        os.unlink(link)
-        os.rmdir(room)
 
 
 class _Callback:
@@ -103,7 +88,10 @@ class _BareCallback:
 
 def main():
     request = json.loads(sys.stdin.readline())
-    bcc = _import_bcc(request["bcc"])
+    found = importlib.util.spec_from_file_location("worker", request["worker"])
+    worker = importlib.util.module_from_spec(found)
+    found.loader.exec_module(worker)
+    bcc = worker.import_bcc(request["bcc"])
     program = bcc.BPF(text=_TEXTS[request["form"]])
     table = program["bench"]
     table.map_fd = request["fd"]

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import labkit
 from labkit.errors import LabkitError
 from labkit.kernel import bcc, headers
 
@@ -117,7 +118,8 @@ class BccPeer:
             text=True,
             env=env,
         )
-        self._ask({"bcc": str(package), "fd": fd, "entries": entries, "form": form})
+        worker = Path(labkit.__file__).with_name("_bcc_worker.py")
+        self._ask({"bcc": str(package), "worker": str(worker), "fd": fd, "entries": entries, "form": form})
 
     def _ask(self, order: dict[str, object]) -> dict[str, float]:
         assert self._process.stdin

@@ -17,7 +17,7 @@ _LD_IMM64 = 0x18
 _PSEUDO_MAP_FD = 1
 
 
-def _import_bcc(package):
+def import_bcc(package):
     """Import bcc from the distribution without exposing all of its dist-packages: through a folder with one link."""
     room = tempfile.mkdtemp(prefix="labkit-bcc-")
     try:
@@ -81,7 +81,7 @@ def _functions(lib, module, by_fd):
 
 def main():
     request = json.load(sys.stdin)
-    bcc = _import_bcc(request["bcc"])
+    bcc = import_bcc(request["bcc"])
     _declare(bcc.lib)
     try:
         program = bcc.BPF(text=request["source"].encode(), cflags=request["cflags"], debug=request["debug"])
