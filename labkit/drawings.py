@@ -5,19 +5,17 @@ Like :mod:`labkit.plots` they return the Axes they drew on, and use the same col
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from itertools import pairwise
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from labkit import text
 from labkit.plots import BLUE, GREEN, GREY, ORANGE, VERMILION
+from labkit.shapes import INK, Box, area, arrow, canvas, chain, draw
 
 __all__ = [
-    "Box",
     "cgroup_of_a_task",
     "hooks_of_execve",
     "ring_buffer",
@@ -25,87 +23,6 @@ __all__ = [
     "route_of_a_program",
     "task_states",
 ]
-
-_INK = "#222222"
-
-
-@dataclass(frozen=True)
-class Box:
-    """A box: its centre and size in the drawing's units, a title, small print below it, and a colour."""
-
-    x: float
-    y: float
-    title: str
-    small: str = ""
-    colour: str = BLUE
-    width: float = 2.3
-    height: float = 1.0
-    dashed: bool = False
-
-
-def _canvas(width: float, height: float, title: str) -> Axes:
-    """Axes without a frame, one unit to 0.72 inches."""
-    # Not in an rc_context: the first figure of a notebook sets up its backend, and leaving the context would undo that.
-    ax = plt.subplots(figsize=(width * 0.72, height * 0.72), dpi=110, layout="constrained")[1]
-    ax.set(xlim=(0, width), ylim=(0, height), aspect="equal")
-    ax.axis("off")
-    ax.set_title(text.plain(title), loc="left", fontsize=11)
-    return ax
-
-
-def _draw(ax: Axes, box: Box) -> None:
-    left, bottom = box.x - box.width / 2, box.y - box.height / 2
-    ax.add_patch(
-        FancyBboxPatch(
-            (left, bottom),
-            box.width,
-            box.height,
-            boxstyle="round,pad=0,rounding_size=0.12",
-            facecolor="white" if box.dashed else box.colour + "22",
-            edgecolor=box.colour,
-            linewidth=1.4,
-            linestyle="--" if box.dashed else "-",
-        )
-    )
-    lift = 0.2 if box.small else 0
-    ax.text(
-        box.x,
-        box.y + lift,
-        text.plain(box.title),
-        ha="center",
-        va="center",
-        fontsize=9,
-        weight="bold",
-        color=_INK,
-    )
-    if box.small:
-        ax.text(
-            box.x, box.y - 0.22, text.plain(box.small), ha="center", va="center", fontsize=7.5, color=_INK
-        )
-
-
-def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], *, colour: str = _INK) -> None:
-    ax.add_patch(
-        FancyArrowPatch(
-            start, end, arrowstyle="-|>", mutation_scale=11, color=colour, linewidth=1.2, shrinkA=1, shrinkB=1
-        )
-    )
-
-
-def _chain(ax: Axes, boxes: Sequence[Box]) -> None:
-    """Boxes in a row, and an arrow from each to the next, whichever way they run."""
-    for box in boxes:
-        _draw(ax, box)
-    for one, other in pairwise(boxes):
-        way = 1 if other.x > one.x else -1
-        _arrow(ax, (one.x + way * one.width / 2, one.y), (other.x - way * other.width / 2, other.y))
-
-
-def _area(ax: Axes, corner: tuple[float, float], width: float, height: float, name: str) -> None:
-    ax.add_patch(plt.Rectangle(corner, width, height, facecolor="#f3f3f3", edgecolor="none", zorder=0))
-    ax.text(
-        corner[0] + width - 0.1, corner[1] + height - 0.1, name, ha="right", va="top", fontsize=8, color=GREY
-    )
 
 
 def route_of_a_program(*, source: str, hook: str, map_name: str) -> Axes:
@@ -116,13 +33,13 @@ def route_of_a_program(*, source: str, hook: str, map_name: str) -> Axes:
     :param map_name: the map that is read.
     """
     kind, _, target = hook.partition(":")
-    ax = _canvas(12.6, 4.7, "The way of a program: above, once, when it is loaded; below, at each event")
+    ax = canvas(12.6, 4.7, "The way of a program: above, once, when it is loaded; below, at each event")
     at = [1.3, 4.4, 7.75, 11.05]
-    _area(ax, (6.2, 0.1), 6.35, 4.5, "in the kernel")
+    area(ax, (6.2, 0.1), 6.35, 4.5, "in the kernel")
     ax.add_patch(plt.Rectangle((3.1, 0.1), 3.1, 1.75, facecolor="#f3f3f3", edgecolor="none", zorder=0))
     jit = Box(at[3], 3.45, "JIT", "to machine code", ORANGE)
     event = Box(at[3], 0.95, kind.replace("_", " "), target, ORANGE, width=2.75)
-    _chain(
+    chain(
         ax,
         [
             Box(at[0], 3.45, source, "C"),
@@ -131,7 +48,7 @@ def route_of_a_program(*, source: str, hook: str, map_name: str) -> Axes:
             jit,
         ],
     )
-    _chain(
+    chain(
         ax,
         [
             event,
@@ -140,7 +57,7 @@ def route_of_a_program(*, source: str, hook: str, map_name: str) -> Axes:
             Box(at[0], 0.95, "DataFrame", "in this notebook"),
         ],
     )
-    _arrow(ax, (at[3], 2.95), (at[3], 1.45), colour=GREY)
+    arrow(ax, (at[3], 2.95), (at[3], 1.45), colour=GREY)
     ax.text(at[3] + 0.12, 2.2, "attached", fontsize=8, color=GREY, va="center")
     return ax
 
@@ -153,9 +70,9 @@ def route_of_a_metric(*, map_name: str, metric: str, every: str, query: str) -> 
     :param every: how often Prometheus asks, in words.
     :param query: what the graph asks Prometheus.
     """
-    ax = _canvas(12.6, 2.6, "The way of a number: what it is at each station, and who asks")
+    ax = canvas(12.6, 2.6, "The way of a number: what it is at each station, and who asks")
     at = [1.25, 4.6, 7.95, 11.3]
-    _area(ax, (0.05, 0.8), 2.4, 1.75, "in the kernel")
+    area(ax, (0.05, 0.8), 2.4, 1.75, "in the kernel")
     boxes = [
         Box(at[0], 1.6, f"map {map_name}", "ns, only grows", ORANGE, width=2),
         Box(at[1], 1.6, "exporter", "now, in seconds", GREEN, width=2),
@@ -163,18 +80,18 @@ def route_of_a_metric(*, map_name: str, metric: str, every: str, query: str) -> 
         Box(at[3], 1.6, "graph", "how steep it is", VERMILION, width=2),
     ]
     for box in boxes:
-        _draw(ax, box)
+        draw(ax, box)
     for (one, other), (above, below) in zip(
         pairwise(boxes), [("reads", ""), ("GET /metrics", every), ("PromQL", "")], strict=True
     ):
         # Whoever is further on asks, and the number comes back: two arrows.
         left, right = one.x + one.width / 2, other.x - other.width / 2
-        _arrow(ax, (right, one.y + 0.2), (left, one.y + 0.2), colour=GREY)
-        _arrow(ax, (left, one.y - 0.2), (right, one.y - 0.2))
+        arrow(ax, (right, one.y + 0.2), (left, one.y + 0.2), colour=GREY)
+        arrow(ax, (left, one.y - 0.2), (right, one.y - 0.2))
         for words, y, side in ((above, one.y + 0.3, "bottom"), (below, one.y - 0.3, "top")):
             ax.text((left + right) / 2, y, words, ha="center", va=side, fontsize=7, color=GREY)
-    ax.text(at[1], 0.72, metric, ha="center", va="center", fontsize=7.5, color=_INK, family="monospace")
-    ax.text(at[3], 0.72, query, ha="center", va="center", fontsize=7.5, color=_INK, family="monospace")
+    ax.text(at[1], 0.72, metric, ha="center", va="center", fontsize=7.5, color=INK, family="monospace")
+    ax.text(at[3], 0.72, query, ha="center", va="center", fontsize=7.5, color=INK, family="monospace")
     return ax
 
 
@@ -183,9 +100,9 @@ def hooks_of_execve(usable: Mapping[str, bool]) -> Axes:
 
     :param usable: hook kind (``raw_tracepoint``, ``tracepoint``, ``kprobe``, ``fentry``) -> whether this kernel has it.
     """
-    ax = _canvas(12.6, 4.2, "One execve call on its way, and who may look on (dashed: not on this kernel)")
-    _area(ax, (2.3, 0.1), 7.95, 4.0, "in the kernel")
-    _chain(
+    ax = canvas(12.6, 4.2, "One execve call on its way, and who may look on (dashed: not on this kernel)")
+    area(ax, (2.3, 0.1), 7.95, 4.0, "in the kernel")
+    chain(
         ax,
         [
             Box(1.05, 0.95, "a process", "calls execve()", BLUE, width=1.9),
@@ -202,16 +119,16 @@ def hooks_of_execve(usable: Mapping[str, bool]) -> Axes:
     ):
         there = usable.get(kind, False)
         colour = GREEN if there else GREY
-        _draw(
+        draw(
             ax, Box(x, 2.85, kind.replace("_", " "), small, colour, width=1.82, height=0.95, dashed=not there)
         )
-        _arrow(ax, (x, 2.37), (to, 1.45), colour=colour)
+        arrow(ax, (x, 2.37), (to, 1.45), colour=colour)
     return ax
 
 
 def task_states() -> Axes:
     """One task over time: sleeping, waiting, running, and the tracepoint at each change."""
-    ax = _canvas(10, 2.6, "One task, seen from the run queue")
+    ax = canvas(10, 2.6, "One task, seen from the run queue")
     ends = (1.2, 2.9, 5.0, 6.9, 8.8, 10.0)
     states = ("sleeps", "waits", "runs", "waits", "runs", "sleeps")
     colours = {"sleeps": GREY, "waits": VERMILION, "runs": GREEN}
@@ -228,24 +145,24 @@ def task_states() -> Axes:
             (start + end) / 2, 0.8, state, ha="center", va="center", color="white", weight="bold", fontsize=9
         )
     for at, event in zip(ends, events, strict=False):
-        ax.plot([at, at], [1.15, 1.5], color=_INK, linewidth=1)
-        ax.text(at, 1.55, event, ha="center", va="bottom", fontsize=7.5, color=_INK)
-    _arrow(ax, (0, 0.25), (10, 0.25))
-    ax.text(10, 0.0, "time", ha="right", va="center", fontsize=8, color=_INK)
+        ax.plot([at, at], [1.15, 1.5], color=INK, linewidth=1)
+        ax.text(at, 1.55, event, ha="center", va="bottom", fontsize=7.5, color=INK)
+    arrow(ax, (0, 0.25), (10, 0.25))
+    ax.text(10, 0.0, "time", ha="right", va="center", fontsize=8, color=INK)
     return ax
 
 
 def ring_buffer() -> Axes:
     """A BPF ring buffer: the pages that the kernel and a process share, and the records that lie in them."""
-    ax = _canvas(12.6, 5.6, "A ring buffer: above, the memory that both sides see; below, what lies in it")
-    _area(ax, (0.1, 3.55), 12.4, 1.95, "shared by the kernel and your process")
+    ax = canvas(12.6, 5.6, "A ring buffer: above, the memory that both sides see; below, what lies in it")
+    area(ax, (0.1, 3.55), 12.4, 1.95, "shared by the kernel and your process")
     for box in (
         Box(1.55, 4.35, "consumer position", "you write it", BLUE, width=2.6),
         Box(4.35, 4.35, "producer position", "the kernel writes it", ORANGE, width=2.6),
         Box(7.6, 4.35, "data", "a power of two of pages", GREEN, width=3.4),
         Box(10.8, 4.35, "data, once more", "the same pages again", GREEN, width=2.8, dashed=True),
     ):
-        _draw(ax, box)
+        draw(ax, box)
     for box in (
         Box(1.15, 1.6, "free", "given back", GREY, width=1.9, dashed=True),
         Box(3.2, 1.6, "woken", "8 + 16 bytes", GREEN, width=2.0),
@@ -254,19 +171,19 @@ def ring_buffer() -> Axes:
         Box(9.55, 1.6, "busy", "being written", VERMILION, width=1.9),
         Box(11.5, 1.6, "free", "", GREY, width=1.8, dashed=True),
     ):
-        _draw(ax, box)
+        draw(ax, box)
     for at, who, colour in (
         (2.15, "you have read up to here", BLUE),
         (10.55, "the kernel has reserved up to here", ORANGE),
     ):
-        _arrow(ax, (at, 2.75), (at, 2.15), colour=colour)
+        arrow(ax, (at, 2.75), (at, 2.15), colour=colour)
         ax.text(at, 2.85, who, ha="center" if at > 5 else "left", va="bottom", fontsize=8, color=colour)
     ax.text(
         8.6, 0.78, "you stop here until it is written", ha="left", va="center", fontsize=8, color=VERMILION
     )
     header = "each begins with 8 bytes: length (30 bits), discard (1), busy (1), its own page (32)"
-    ax.text(2.2, 0.3, header, ha="left", va="center", fontsize=8, color=_INK)
-    ax.plot([2.25, 2.25], [0.5, 1.05], color=_INK, linewidth=1)
+    ax.text(2.2, 0.3, header, ha="left", va="center", fontsize=8, color=INK)
+    ax.plot([2.25, 2.25], [0.5, 1.05], color=INK, linewidth=1)
     return ax
 
 
@@ -277,10 +194,10 @@ def cgroup_of_a_task(*, cgroup_id: int, path: str, name: str) -> Axes:
     :param path: of its cgroup; the last part is shown.
     :param name: what people call it.
     """
-    ax = _canvas(12.6, 6.0, "From a task to its cgroup's name: above, in the kernel; below, in your process")
+    ax = canvas(12.6, 6.0, "From a task to its cgroup's name: above, in the kernel; below, in your process")
     at = [1.35, 4.6, 7.85, 11.1]
-    _area(ax, (0.1, 2.15), 12.4, 3.8, "in the kernel")
-    _chain(
+    area(ax, (0.1, 2.15), 12.4, 3.8, "in the kernel")
+    chain(
         ax,
         [
             Box(at[0], 5.0, "the woken task", "task_struct", ORANGE),
@@ -290,16 +207,16 @@ def cgroup_of_a_task(*, cgroup_id: int, path: str, name: str) -> Axes:
         ],
     )
     for (one, other), word in zip(pairwise(at), ("cgroups", "dfl_cgrp", "kn"), strict=True):
-        ax.text((one + other) / 2, 5.1, word, ha="center", va="bottom", fontsize=7.5, color=_INK)
+        ax.text((one + other) / 2, 5.1, word, ha="center", va="bottom", fontsize=7.5, color=INK)
     current = Box(at[0], 3.05, "current", "who runs here now", VERMILION, dashed=True)
     stranger = Box(at[2], 3.05, "somebody's cgroup", "or idle's, the root", VERMILION, width=2.6, dashed=True)
     for box in (current, stranger):
-        _draw(ax, box)
-    _arrow(ax, (at[0] + 1.15, 3.05), (at[2] - 1.3, 3.05), colour=VERMILION)
+        draw(ax, box)
+    arrow(ax, (at[0] + 1.15, 3.05), (at[2] - 1.3, 3.05), colour=VERMILION)
     helper = "bpf_get_current_cgroup_id()"
     ax.text((at[0] + at[2]) / 2 - 0.05, 3.13, helper, ha="center", va="bottom", fontsize=8, color=VERMILION)
     last = path.rstrip("/").rsplit("/", 1)[-1]
-    _chain(
+    chain(
         ax,
         [
             Box(at[3], 0.95, "a directory", f"inode {cgroup_id}", GREEN),
@@ -308,6 +225,6 @@ def cgroup_of_a_task(*, cgroup_id: int, path: str, name: str) -> Axes:
             Box(at[0], 0.95, text.plain(name)[:20], "name, kind, owner"),
         ],
     )
-    _arrow(ax, (at[3], 4.5), (at[3], 1.45), colour=GREEN)
+    arrow(ax, (at[3], 4.5), (at[3], 1.45), colour=GREEN)
     ax.text(at[3] + 0.12, 3.0, "the same\nnumber", fontsize=8, color=GREEN, va="center")
     return ax

@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter
 
-from labkit.drawings import Box, _area, _arrow, _canvas, _draw
 from labkit.plots import BLUE, GREEN, GREY, ORANGE, VERMILION, axes
+from labkit.shapes import Box, area, arrow, bar, canvas, draw, note
 
 __all__ = [
     "entry_bytes",
@@ -21,48 +21,32 @@ __all__ = [
     "two_paths",
 ]
 
-_INK = "#222222"
-
-
-def _bar(ax: Axes, start: float, end: float, y: float, colour: str, words: str = "") -> None:
-    ax.barh(y, end - start, left=start, height=0.5, color=colour, edgecolor="white")
-    if words:
-        ax.text(
-            (start + end) / 2, y, words, ha="center", va="center", color="white", weight="bold", fontsize=8.5
-        )
-
-
-def _note(
-    ax: Axes, x: float, y: float, words: str, colour: str = _INK, *, ha: str = "center", size: float = 8
-) -> None:
-    ax.text(x, y, words, ha=ha, va="center", fontsize=size, color=colour)
-
 
 def stamp_pairs() -> Axes:
     """Two threads of one process in overlapping calls: what a stamp per thread measures, and what one per process does."""
-    ax = _canvas(12.6, 5.4, "Two threads of one process, each in a call of its own")
+    ax = canvas(12.6, 5.4, "Two threads of one process, each in a call of its own")
     calls = {"thread A": (1.8, 6.6, 4.6), "thread B": (4.0, 8.6, 3.8)}
     for name, (start, end, y) in calls.items():
-        _bar(ax, start, end, y, BLUE, f"{name}: inside the call")
+        bar(ax, start, end, y, BLUE, f"{name}: inside the call")
         for at, word in ((start, "entry"), (end, "return")):
             ax.plot([at, at], [y - 0.25, 0.5], color=GREY, linewidth=0.8, linestyle=":")
-            _note(ax, at, y + 0.42, word, GREY, size=7.5)
-    _note(ax, 0.1, 2.6, "stamp per thread", ha="left")
-    _bar(ax, 1.8, 6.6, 2.75, GREEN, "A: right")
-    _bar(ax, 4.0, 8.6, 2.2, GREEN, "B: right")
-    _note(ax, 0.1, 1.05, "stamp per process", ha="left")
-    _bar(ax, 1.8, 4.0, 1.05, GREY)
-    _note(ax, 2.9, 1.05, "overwritten", "white")
-    _bar(ax, 4.0, 6.6, 1.05, VERMILION, "A takes B's stamp")
-    _note(ax, 8.75, 1.05, "B returns: no stamp left, unmatched", VERMILION, ha="left")
-    _arrow(ax, (1.2, 0.35), (12.3, 0.35))
-    _note(ax, 12.3, 0.12, "time", ha="right")
+            note(ax, at, y + 0.42, word, GREY, size=7.5)
+    note(ax, 0.1, 2.6, "stamp per thread", ha="left")
+    bar(ax, 1.8, 6.6, 2.75, GREEN, "A: right")
+    bar(ax, 4.0, 8.6, 2.2, GREEN, "B: right")
+    note(ax, 0.1, 1.05, "stamp per process", ha="left")
+    bar(ax, 1.8, 4.0, 1.05, GREY)
+    note(ax, 2.9, 1.05, "overwritten", "white")
+    bar(ax, 4.0, 6.6, 1.05, VERMILION, "A takes B's stamp")
+    note(ax, 8.75, 1.05, "B returns: no stamp left, unmatched", VERMILION, ha="left")
+    arrow(ax, (1.2, 0.35), (12.3, 0.35))
+    note(ax, 12.3, 0.12, "time", ha="right")
     return ax
 
 
 def slot_ruler(most: int = 16) -> Axes:
     """Which values go to which slot: by the number of bits, and by log2 rounded down."""
-    ax = _canvas(12.6, 3.1, "The same values, numbered in two ways")
+    ax = canvas(12.6, 3.1, "The same values, numbered in two ways")
     width = 11.0 / (most + 1)
     rows = (
         (1.7, "number of bits (this lab)", lambda v: v.bit_length()),
@@ -70,18 +54,18 @@ def slot_ruler(most: int = 16) -> Axes:
     )
     for value in range(most + 1):
         x = 1.5 + (value + 0.5) * width
-        _note(ax, x, 2.6, str(value), size=8.5)
-    _note(ax, 0.1, 2.6, "value", ha="left")
+        note(ax, x, 2.6, str(value), size=8.5)
+    note(ax, 0.1, 2.6, "value", ha="left")
     colours = (GREY, BLUE, ORANGE, GREEN, VERMILION, BLUE)
     for y, name, number in rows:
-        _note(ax, 0.1, y + 0.5, name, ha="left", size=8)
+        note(ax, 0.1, y + 0.5, name, ha="left", size=8)
         begin = 0
         for value in range(1, most + 2):
             if value == most + 1 or number(value) != number(begin):
                 slot = number(begin)
                 open_end = value == most + 1
                 label = f"{slot}" if value - begin < 2 else f"slot {slot}"
-                _bar(
+                bar(
                     ax,
                     1.5 + begin * width,
                     1.5 + value * width,
@@ -99,7 +83,7 @@ def _floor_log2(value: int) -> int:
 
 def two_paths() -> Axes:
     """What the verifier believes about R0 on each path of a program that asks for NULL, and of one that does not."""
-    ax = _canvas(12.6, 5.0, "What the verifier knows of register R0, on each path")
+    ax = canvas(12.6, 5.0, "What the verifier knows of register R0, on each path")
     boxes = {
         "call": Box(1.75, 3.6, "R0 = lookup()", "map_value_or_null", ORANGE, width=2.9),
         "ask": Box(5.2, 3.6, "if (!R0)", "two paths from here", ORANGE, width=2.4),
@@ -110,7 +94,7 @@ def two_paths() -> Axes:
         "refused": Box(5.6, 1.0, "*R0 += 1", "may be NULL: refused", VERMILION, width=3.0),
     }
     for box in boxes.values():
-        _draw(ax, box)
+        draw(ax, box)
     for one, other in (
         ("call", "ask"),
         ("ask", "null"),
@@ -119,11 +103,11 @@ def two_paths() -> Axes:
         ("again", "refused"),
     ):
         start, end = boxes[one], boxes[other]
-        _arrow(ax, (start.x + start.width / 2, start.y), (end.x - end.width / 2, end.y))
-    _note(ax, 0.3, 4.5, "with the question", ha="left")
-    _note(ax, 0.3, 1.9, "without it", ha="left")
-    _note(ax, 6.85, 4.3, "is 0", GREY, size=7.5)
-    _note(ax, 6.5, 2.8, "is not 0", GREY, size=7.5)
+        arrow(ax, (start.x + start.width / 2, start.y), (end.x - end.width / 2, end.y))
+    note(ax, 0.3, 4.5, "with the question", ha="left")
+    note(ax, 0.3, 1.9, "without it", ha="left")
+    note(ax, 6.85, 4.3, "is 0", GREY, size=7.5)
+    note(ax, 6.5, 2.8, "is not 0", GREY, size=7.5)
     return ax
 
 
@@ -195,7 +179,7 @@ def ladder(frame: pd.DataFrame, *, title: str) -> Axes:
 
 def samples() -> Axes:
     """One large write and many small ones, round after round, and which of them three ways of sampling keep."""
-    ax = _canvas(12.6, 4.0, "Two rounds of writes (here ten each, not a hundred), and who keeps which")
+    ax = canvas(12.6, 4.0, "Two rounds of writes (here ten each, not a hundred), and who keeps which")
     rounds = [(start, [1.9 + start + 0.32 * step for step in range(10)]) for start in (0.0, 5.2)]
     picked = {
         "every fifth": (1.95, (4, 9), ORANGE),
@@ -203,7 +187,7 @@ def samples() -> Axes:
         "first of a window": (0.55, (0,), VERMILION),
     }
     chance = ((3, 6, 7), (2,))
-    _note(ax, 0.05, 3.0, "writes", ha="left")
+    note(ax, 0.05, 3.0, "writes", ha="left")
     for turn, (start, places) in enumerate(rounds):
         for step, x in enumerate(places):
             height = 0.85 if step == 0 else 0.22
@@ -219,9 +203,9 @@ def samples() -> Axes:
             (5.15 + start + 1.75, 0.15),
             arrowprops={"arrowstyle": "|-|,widthA=0.2,widthB=0.2", "color": GREY},
         )
-        _note(ax, 1.75 + start + 2.6, 0.0, "a window", GREY, size=7.5)
+        note(ax, 1.75 + start + 2.6, 0.0, "a window", GREY, size=7.5)
     for name, (y, _, colour) in picked.items():
-        _note(ax, 12.5, y, name, colour, ha="right", size=8.5)
+        note(ax, 12.5, y, name, colour, ha="right", size=8.5)
     return ax
 
 
@@ -231,8 +215,8 @@ def _rectangle(x: float, y: float, width: float, height: float, colour: str) -> 
 
 def inside_and_outside() -> Axes:
     """What runs in the kernel and what in your process, and the two things that pass between them."""
-    ax = _canvas(12.6, 4.4, "Your program runs over there; what it learnt you read from here")
-    _area(ax, (4.6, 0.1), 7.9, 4.2, "in the kernel")
+    ax = canvas(12.6, 4.4, "Your program runs over there; what it learnt you read from here")
+    area(ax, (4.6, 0.1), 7.9, 4.2, "in the kernel")
     boxes = {
         "work": Box(6.3, 3.2, "whatever happens", "a call, a switch, a packet", GREY, width=2.9),
         "hook": Box(10.6, 3.2, "hook", "a CPU comes by", ORANGE, width=2.4),
@@ -242,21 +226,21 @@ def inside_and_outside() -> Axes:
         "source": Box(2.0, 3.2, "C and BTF", "compiled here", BLUE, width=2.4),
     }
     for box in boxes.values():
-        _draw(ax, box)
-    _arrow(ax, (7.75, 3.2), (9.4, 3.2))
-    _arrow(ax, (10.6, 2.7), (10.6, 1.5))
-    _arrow(ax, (9.3, 1.0), (7.5, 1.0))
-    _arrow(ax, (5.1, 1.0), (3.2, 1.0))
-    _arrow(ax, (3.2, 3.0), (9.3, 1.3), colour=GREY)
-    _note(ax, 5.55, 2.1, "loaded once", GREY, size=7.5)
-    _note(ax, 10.75, 2.1, "each time", GREY, size=7.5, ha="left")
-    _note(ax, 4.15, 1.2, "read", GREY, size=7.5)
+        draw(ax, box)
+    arrow(ax, (7.75, 3.2), (9.4, 3.2))
+    arrow(ax, (10.6, 2.7), (10.6, 1.5))
+    arrow(ax, (9.3, 1.0), (7.5, 1.0))
+    arrow(ax, (5.1, 1.0), (3.2, 1.0))
+    arrow(ax, (3.2, 3.0), (9.3, 1.3), colour=GREY)
+    note(ax, 5.55, 2.1, "loaded once", GREY, size=7.5)
+    note(ax, 10.75, 2.1, "each time", GREY, size=7.5, ha="left")
+    note(ax, 4.15, 1.2, "read", GREY, size=7.5)
     return ax
 
 
 def entry_bytes() -> Axes:
     """One entry of the map ``counts`` of ``syscall_counts``: which bytes are which column."""
-    ax = _canvas(12.6, 3.4, "One entry of counts as the kernel hands it out: each square is a byte")
+    ax = canvas(12.6, 3.4, "One entry of counts as the kernel hands it out: each square is a byte")
     rows = (
         (2.1, "key", (("tgid", "uint32", 4, BLUE), ("nr", "uint32", 4, ORANGE))),
         (
@@ -272,7 +256,7 @@ def entry_bytes() -> Axes:
     )
     side = 0.265
     for y, name, members in rows:
-        _note(ax, 0.1, y + 0.15, name, ha="left", size=9)
+        note(ax, 0.1, y + 0.15, name, ha="left", size=9)
         x = 1.0
         for member, kind, size, colour in members:
             for byte in range(size):
@@ -280,7 +264,7 @@ def entry_bytes() -> Axes:
                     Rectangle((x + byte * side, y), side * 0.9, 0.3, facecolor=colour, edgecolor="none")
                 )
             middle = x + size * side / 2
-            _note(ax, middle, y + 0.55, member, size=8.5)
-            _note(ax, middle, y - 0.25, kind, GREY, size=7.5)
+            note(ax, middle, y + 0.55, member, size=8.5)
+            note(ax, middle, y - 0.25, kind, GREY, size=7.5)
             x += size * side
     return ax

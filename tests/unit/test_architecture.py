@@ -26,7 +26,7 @@ FLOORS = {
     3: {"spec", "compiler", "layout", "maps", "ring", "program", "attach", "backedge", "loader"},
     4: {"capture", "events", "recordings"},
     5: {"sched", "names", "cgroups", "workloads", "_janitor", "_worker"},
-    6: {"plots", "strip", "drawings", "findings"},
+    6: {"plots", "strip", "shapes", "drawings", "findings"},
     7: {
         "noisy",
         "metrics",
