@@ -107,7 +107,7 @@ def _fentry(target: str) -> Availability:
     if known.function_id(target) is None:
         near = _near(target, _like(target, frozenset(known.functions())))
         return Availability(False, f"no function {target} in BTF", near)
-    from labkit.kernel.probe import has_fentry  # probing loads a program; only where it is asked for
+    from labkit.kernel.features import has_fentry  # probing loads a program; only where it is asked for
 
     if not has_fentry():
         return Availability(False, "this kernel refuses tracing programs (fentry)")

@@ -148,7 +148,7 @@ def test_an_ordinary_user_makes_cgroups_with_limits_in_a_scope_of_their_own() ->
 
 @pytest.mark.usefixtures("boots")
 def test_without_a_login_the_user_is_told_why_cgroups_cannot_be_made() -> None:
-    script = "from labkit.kernel.probe import _own_cgroups; print(_own_cgroups())"
+    script = "from labkit.kernel.features import own_cgroups; print(own_cgroups())"
     done = run(f"{os.environ['LABKIT_VENV']}/bin/python", "-B", "-c", script, user=USER)
     assert "state='no'" in done.stdout, done.stderr
     assert "log in where systemd has a user manager" in done.stdout
