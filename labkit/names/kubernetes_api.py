@@ -137,6 +137,7 @@ class PodWatch(Closing):
 
     :ivar errors: kind of failure -> how often.
     :ivar last_error: the latest, in words; empty while all is well.
+    :ivar lists: how many whole lists came in, and ``events`` how many changes.
     :ivar synced: set once the first list is in.
     """
 
