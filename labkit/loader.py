@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import mmap
 import os
 import struct
 from collections.abc import Mapping
@@ -29,6 +30,9 @@ _TYPES = {
     "raw_tracepoint": ProgType.RAW_TRACEPOINT,
 }
 _LOG_BYTES = 1 << 20
+_LONGEST_LOG_BYTES = (
+    256 << 20
+)  # a million instructions, the most that a verifier walks, at some 100 bytes each
 _MENDS = 64  # loops in one program
 _REFUSED = "the kernel's verifier refuses the program"
 
@@ -73,11 +77,22 @@ def load_function(
 
 
 def _log_of(hook: Hook, code: bytes, options: Mapping[str, Any]) -> str:
-    """Load once more for the verifier's log."""
-    log = ctypes.create_string_buffer(_LOG_BYTES)
-    with contextlib.suppress(OSError):
-        os.close(bpfsys.prog_load(_TYPES[hook.kind], code, log=log, log_level=1, **options))
-    return log.value.decode("utf-8", "replace")
+    """Load once more for the verifier's log: its last megabyte.
+
+    Since 6.4 (commit 121664093803) a log that is too long loses its beginning. Before, it loses its end, where the reason
+    stands: then room is made for all of it, which is only taken as far as it is written.
+    """
+    for size in (_LOG_BYTES, _LONGEST_LOG_BYTES):
+        with mmap.mmap(-1, size) as memory:
+            log = (ctypes.c_char * size).from_buffer(memory)
+            with contextlib.suppress(OSError):
+                os.close(bpfsys.prog_load(_TYPES[hook.kind], code, log=log, log_level=1, **options))
+            del log
+            end = memory.find(b"\0")
+            text = memory[max(0, end - _LOG_BYTES) : end].decode("utf-8", "replace")
+        if end < size - 1 or "processed " in text[-200:]:
+            break
+    return text
 
 
 def _explained(
