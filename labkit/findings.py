@@ -166,8 +166,7 @@ class Finding(Shown):
             lines += [f"  because    {text.plain(reason)}" for reason in self.reasons]
             lines.append(f"  what was read  {value}")
         lines.append(f"  measured   {text.plain(self.how)}")
-        if self.oracle is not None:
-            lines.append(f"  oracle     {self._oracle_text()}")
+        lines.append(f"  oracle     {self._oracle_text()}")
         lines.append(f"  losses     {text.plain(self.ledger.describe())}")
         if self.note:
             lines.append(f"  note       {text.plain(self.note)}")
@@ -176,7 +175,8 @@ class Finding(Shown):
     __repr__ = __str__
 
     def _oracle_text(self) -> str:
-        assert self.oracle is not None
+        if self.oracle is None:
+            return "none"
         shown = f"{text.plain(self.oracle.name)}: {text.quantity(self.oracle.value, self.unit)}"
         if self.residual is None:
             return shown
@@ -198,8 +198,7 @@ class Finding(Shown):
             rows = [("because", reason) for reason in self.reasons]
             rows.append(("what was read", text.quantity(self.value, self.unit)))
         rows.append(("measured", self.how))
-        if self.oracle is not None:
-            rows.append(("oracle", self._oracle_text()))
+        rows.append(("oracle", self._oracle_text()))
         rows.append(("losses", self.ledger.describe()))
         if self.note:
             rows.append(("note", self.note))

@@ -184,6 +184,8 @@ def _headline(summary: Summary) -> list[str]:
     lines.append(f"- Measured ({finding['mode']}, {markdown(notebook['name'])}): {markdown(finding['how'])}")
     if finding["oracle"]:
         lines.append(f"- Held against {_oracle(finding)}; residual {_residual(finding)}")
+    else:
+        lines.append("- Held against nothing: it has no oracle")
     lines.append(f"- Ledger: {markdown(finding['losses'])}")
     if finding["note"]:
         lines.append(f"- {markdown(finding['note'], starts_line=True)}")

@@ -288,7 +288,7 @@ def _index(run: Run, names: list[str], documents: list[str]) -> str:
         "[What it is, and how to run it](README.md).",
         f"{which(run)} It was made on {text.markdown(run.summary['machine'])}, "
         f"Linux {text.markdown(run.summary['kernel'])}, on {run.summary['started'][:10]}. "
-        "Every number in it stands beside an independent one: [findings](outcomes/findings.md).",
+        "Every finding in it names what it is held against, or says that nothing is: [findings](outcomes/findings.md).",
         "\n".join(["| chapter | what you find out | run |", "| --- | --- | --- |", *rows]),
         _toctree("The course", [f"notebooks/{name}" for name in names]),
         _toctree("Reference", ["outcomes/findings", *learner]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from html.parser import HTMLParser
 from typing import Any
 
@@ -102,6 +103,11 @@ class TestShown:
     def test_outside_a_notebook_it_prints_text(self, capsys: pytest.CaptureFixture[str]) -> None:
         make(43.0, oracle=Oracle("run_delay", 42.5), tolerance=1)
         assert capsys.readouterr().out.startswith("p99_wait = 43 us  (live)\n  measured   p99 of waits\n")
+
+    def test_held_against_nothing_is_said(self) -> None:
+        alone = make(43.0)
+        assert "\n  oracle     none\n" in str(alone)
+        assert re.search(r"oracle\s*(<[^>]*>\s*)+none", alone._repr_html_())
 
     def test_a_trusted_value_is_stated_and_an_untrusted_one_is_not(self) -> None:
         good, bad = make(43.0), make(43.0, oracle=Oracle("run_delay", 9.0))
