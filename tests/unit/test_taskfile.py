@@ -92,3 +92,11 @@ def test_all_of_the_tests_are_run_by_the_task_test() -> None:
     spec.loader.exec_module(run)
     folders = {f"tests/{path.name}" for path in (ROOT / "tests").iterdir() if list(path.glob("test_*.py"))}
     assert {*run._ALONE, *run._TOGETHER, "tests/guest"} == folders
+
+
+def test_clean_removes_the_outcomes_that_git_ignores_and_no_others() -> None:
+    listed = set(re.findall(r"^\| `([a-z0-9-]+)/", (ROOT / "outcomes/README.md").read_text(), re.M))
+    kept = set(re.findall(r"^!/outcomes/([a-z0-9-]+)/$", (ROOT / ".gitignore").read_text(), re.M))
+    removed = set(re.findall(r"outcomes/([a-z0-9-]+)", "\n".join(TASKS["clean"]["cmds"])))
+    assert kept < listed
+    assert removed == listed - kept
