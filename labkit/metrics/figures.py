@@ -27,7 +27,7 @@ def waits_over_time(
 ) -> Axes:
     """Rates of waiting, stacked, over time.
 
-    :param graph: columns ``seconds`` (since whenever), ``value`` (seconds waited per second), and ``by``.
+    :param graph: columns ``seconds`` (since the beginning), ``value`` (seconds waited per second), and ``by``.
     :param by: the column whose values are stacked, the largest at the bottom.
     :param marked: moments (in ``seconds``) with a word for each.
     :param most: so many are drawn apart, the others together as "others".
@@ -63,7 +63,7 @@ def waits_over_time(
             word, (moment, 0.98), xycoords=("data", "axes fraction"), xytext=(3, 0), textcoords="offset points",
             fontsize=9, va="top",
         )  # fmt: skip
-    ax.set_xlabel("seconds")
+    ax.set_xlabel("seconds since the beginning")
     ax.set_ylabel("s waited per second")
     ax.grid(True, axis="y")
     ax.set_title(text.plain(title), pad=24)

@@ -46,6 +46,12 @@ _STYLE = {
 }
 
 
+# Words over lines of the grid or of the figure stay legible.
+_BEHIND_WORDS = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"}
+#: The share of a histogram below which its lowest buckets are not worth a stretch of empty axis.
+_STRAGGLERS = 0.01
+
+
 def duration(value_ns: float) -> str:
     """A time as people read it.
 
@@ -111,6 +117,7 @@ def histograms(
         ax.set_title(text.plain(title))
         return ax
     unit = next(iter(filled.values()))["unit"].iloc[0]
+    filled, cut, below = _without_stragglers(filled)
     low = min(np.log2(max(float(f["lo"].iloc[0]), 0.5)) for f in filled.values())
     high = max(np.log2(float(f["hi"].iloc[-1])) for f in filled.values())
     alone = len(filled) == 1
@@ -124,16 +131,16 @@ def histograms(
             heights = np.zeros(len(edges) - 1)
             heights[np.searchsorted(edges, left)] = frame["count"]
             ax.stairs(heights, edges, color=colour, linewidth=2, label=text.plain(name))
-    if len(filled) == 1:
-        _mark_quantiles(ax, next(iter(filled.values())), unit)
+    if alone:
+        _mark_quantiles(ax, next(frame for frame in frames.values() if frame["count"].sum()), unit, low, high)
     else:
         ax.legend(frameon=False)
     ax.set_xlim(low - 0.3, high + 0.3)
     ticks = np.arange(np.floor(low), np.ceil(high) + 1, max(1, int((high - low) // 8) or 1))
     ax.set_xticks(ticks, [_edge_label(2.0**t, unit) for t in ticks], rotation=30 if len(ticks) > 7 else 0)
-    ax.set_xlabel(
-        {"ns": "wait (logarithmic)", "bytes": "size (logarithmic)"}.get(unit, f"{unit} (logarithmic)")
-    )
+    name = {"ns": "wait", "bytes": "size"}.get(unit, unit)
+    left_out = f"; not drawn: {cut:,} below {_edge_label(below, unit)}" if cut else ""
+    ax.set_xlabel(f"{name} (logarithmic{left_out})")
     ax.set_ylabel(what)
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
@@ -142,19 +149,44 @@ def histograms(
     return ax
 
 
-def _mark_quantiles(ax: Axes, frame: pd.DataFrame, unit: str) -> None:
+def _without_stragglers(filled: dict[str, pd.DataFrame]) -> tuple[dict[str, pd.DataFrame], int, float]:
+    """The histograms without their lowest buckets where those hold next to nothing and would cost three octaves of axis.
+
+    Next to nothing: less than a hundredth of what the histogram counts. All histograms begin at the same edge.
+
+    :returns: the histograms, how many events are left out of them together, and the edge below which those lie.
+    """
+    starts = {}
+    for name, frame in filled.items():
+        share = frame["count"].cumsum() / frame["count"].sum()
+        starts[name] = float(frame["lo"][share >= _STRAGGLERS].iloc[0])
+    edge = min(starts.values())
+    first = min(float(frame["lo"].iloc[0]) for frame in filled.values())
+    if edge < 8 * max(first, 0.5):
+        return filled, 0, first
+    cut = sum(int(frame["count"][frame["lo"] < edge].sum()) for frame in filled.values())
+    return {name: frame[frame["lo"] >= edge] for name, frame in filled.items()}, cut, edge
+
+
+def _mark_quantiles(ax: Axes, frame: pd.DataFrame, unit: str, low: float, high: float) -> None:
     top = float(frame["count"].max())
     ax.set_ylim(0, top * 1.22)
+    room = 0.22 * (high - low)  # about as wide as a label
+    values = {q: _histogram.quantile(frame, q) for q in (0.5, 0.99)}
+    places = {q: float(np.log2(max(value, 0.5))) for q, value in values.items()}
     for q, style in ((0.5, "--"), (0.99, ":")):
-        value = _histogram.quantile(frame, q)
-        at = np.log2(max(value, 0.5))
+        at = places[q]
         ax.axvline(at, color="black", linestyle=style, linewidth=1.1)
+        # To the right, unless the axis ends there or the other line would run through the words.
+        leftward = high - at < room or (0 < places[0.99] - at < room < at - low)
         ax.annotate(
-            f"p{q * 100:.0f} ≈ {_edge_label(value, unit)}",
-            (at, top * (1.17 if q > 0.9 else 1.07)),
-            xytext=(3, 0),
+            f"p{q * 100:.0f} ≈ {_edge_label(values[q], unit)}",
+            (at, top * (1.15 if q > 0.9 else 1.05)),
+            xytext=(-4 if leftward else 4, 0),
             textcoords="offset points",
+            ha="right" if leftward else "left",
             fontsize=9,
+            bbox=_BEHIND_WORDS,
         )
 
 
@@ -180,8 +212,7 @@ def agreement(
     ax.barh(at + 0.19, theirs, height=0.36, color=GREY, label=oracle_name)
     widest = max(float(ours.max(initial=0)), float(theirs.max(initial=0)), 1e-9)
     for y, (a, b) in enumerate(zip(ours, theirs, strict=True)):
-        share = f"{(a - b) / b:+.2%}" if b else "n/a"
-        ax.text(max(a, b) + widest * 0.015, y, share, va="center", fontsize=9)
+        ax.text(max(a, b) + widest * 0.015, y, _residual(a, b), va="center", fontsize=9, bbox=_BEHIND_WORDS)
     ax.set_yticks(at, [text.plain(str(name)) for name in frame[label]])
     ax.invert_yaxis()
     ax.set_xlim(0, widest * 1.15)
@@ -192,6 +223,13 @@ def agreement(
         frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.1, fontsize=9
     )
     return ax
+
+
+def _residual(measured: float, oracle: float) -> str:
+    if not oracle:
+        return "n/a"
+    points = round(100 * (measured - oracle) / oracle, 2)
+    return f"{points:+.2f} %" if points else "0.00 %"
 
 
 def bars(
@@ -266,22 +304,33 @@ def parts(
 ) -> Axes:
     """Horizontal bars made of parts that add up, with the total and the share of the first part written beside each.
 
+    A share of none or of all is not written: the bar's one colour says it. A part that is nowhere has no entry.
+
     :param frame: one row per bar (the index is its name), one column per part.
     """
     ax = axes(ax, height=1.2 + 0.5 * max(len(frame), 1))
     at, left = np.arange(len(frame)), np.zeros(len(frame))
     for name, colour in zip(frame.columns, colours, strict=False):
         widths = frame[name].to_numpy(dtype=float)
+        if not widths.any():
+            continue
         ax.barh(at, widths, left=left, height=0.6, color=colour, label=text.plain(str(name)))
         left += widths
     first = frame.iloc[:, 0].to_numpy(dtype=float)
     widest = max(float(left.max(initial=0)), 1e-9)
+    end = widest * 1.05
     for y, (part, total) in enumerate(zip(first, left, strict=True)):
-        share = f" ({part / total:.0%} {text.plain(str(frame.columns[0]))})" if total else ""
-        ax.text(total + widest * 0.01, y, f"{total:,.0f}{share}", va="center", fontsize=9)
+        telling = total and 0 < round(100 * part / total) < 100
+        share = f" ({part / total:.0%} {text.plain(str(frame.columns[0]))})" if telling else ""
+        words = f"{total:,.0f}{share}"
+        ax.text(total + widest * 0.01, y, words, va="center", fontsize=9, bbox=_BEHIND_WORDS)
+        # A letter takes about an eightieth of the axis.
+        end = max(end, total / max(0.97 - len(words) / 80, 0.4))
     ax.set_yticks(at, [text.plain(str(name)) for name in frame.index])
     ax.invert_yaxis()
-    ax.set_xlim(0, widest * 1.35)
+    ax.set_xlim(0, end)
+    if unit.startswith("%"):
+        ax.set_xticks(range(0, 101, 20))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
     ax.set_xlabel(unit)
     ax.grid(True, axis="x")

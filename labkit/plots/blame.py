@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
+from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.patches import Patch
 
 from labkit import text
@@ -39,6 +39,20 @@ _OCCUPANTS = (VERMILION, BLUE, GREEN, ORANGE, _PURPLE, _SKY)
 _LEAST_SHOWN_MS = 0.05
 
 
+# One hue from nearly white to dark: little reads as little, also without colour and to the colour-blind.
+_SHADES = LinearSegmentedColormap.from_list(
+    "waited", ["#f4f8fd", "#cfe1f2", "#93c4df", "#4a97c9", "#1764ab", "#08306b"]
+)
+
+
+def _luminance(colour: Sequence[float]) -> float:
+    """Relative luminance of an sRGB colour, 0 to 1, as WCAG 2 defines it."""
+    red, green, blue = (
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour[:3]
+    )
+    return float(0.2126 * red + 0.7152 * green + 0.0722 * blue)
+
+
 def _name(value: object, most: int = 28) -> str:
     plain = text.plain(str(value))
     return plain if len(plain) <= most else plain[: most - 1] + "…"
@@ -66,14 +80,15 @@ def blame_matrix(
         width, height = 2.9 + 0.85 * max(len(shown.columns), 2), 1.5 + 0.42 * max(len(shown), 2)
         ax = axes(None, width=width, height=height)
     top = max(float(rate.max(initial=0)), 1.0)
+    scale = LogNorm(_LEAST_SHOWN_MS, top)
     ax.imshow(
         np.where(rate >= _LEAST_SHOWN_MS, rate, np.nan),
-        cmap="cividis_r",
-        norm=LogNorm(_LEAST_SHOWN_MS, top),
+        cmap=_SHADES,
+        norm=scale,
         aspect="auto",
     )
     for y, x in np.argwhere(rate >= _LEAST_SHOWN_MS):
-        dark = np.log(rate[y, x] / _LEAST_SHOWN_MS) > 0.55 * np.log(top / _LEAST_SHOWN_MS)
+        dark = _luminance(_SHADES(scale(rate[y, x]))) < 0.18  # below it white has more contrast than black
         words = f"{rate[y, x]:.0f}" if rate[y, x] >= 10 else f"{rate[y, x]:.1f}"
         ax.text(x, y, words, ha="center", va="center", color="white" if dark else "black", fontsize=9)
     for y, victim in enumerate(shown.index):
@@ -221,7 +236,9 @@ def cpu_timeline(
     entries = [Patch(color=colour, label=_name(labels[i])) for i, colour in colours.items() if i in shown]
     if (held["kind"] == "idle").any():
         entries.append(Patch(color=_PALE, label="idle"))
-    if shown - set(colours) - {0}:
+    others = held[(held["kind"] != "idle") & ~held["occupant_id"].isin([*colours, 0])]
+    drawn = others["end_ns"].clip(upper=end_ns) - others["start_ns"].clip(lower=start_ns)
+    if (drawn >= length_ns / 1000).any():  # a narrower one is less than a pixel
         entries.append(Patch(color=GREY, label="others"))
     if (mine["throttled_ns"] > 0).any():
         entries.append(Patch(color=ORANGE, label="held back by its quota"))

@@ -26,6 +26,6 @@ answer = "40 % by a cgroup that nobody could name"
 lk.check("07.3", answer)
 
 # %% exercise:07.4
-answer = keyed.plot.barh(figsize=(6, 2.2))
+answer = keyed.plot.barh(figsize=(6, 2.2), title="Wakeups by task, and by current")
 answer.set_xlabel("wakeups")
 lk.check("07.4", answer, keyed=keyed)

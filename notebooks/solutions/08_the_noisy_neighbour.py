@@ -27,4 +27,5 @@ shown = cells[cells["kind"] == "cgroup"]
 fig, answer = plt.subplots(figsize=(6, 2))
 answer.barh(shown["occupant_id"].map(labels).fillna("others"), shown["wait_ns"] / 1e6)
 answer.set_xlabel("waited (ms)")
+answer.set_title("Who held the CPU while the service waited")
 lk.check("08.4", answer, cells=cells)

@@ -32,7 +32,8 @@ lk.check("10.5", answer, lab=lab)
 # %% exercise:10.6
 by_hand = course.assign(rate=course["value"].diff(10) / 5)
 answer = by_hand.plot(x="seconds", y="rate", legend=False)
-answer.set(xlabel="seconds", ylabel="waits per second", ylim=(0, None))
+answer.set(xlabel="seconds since the beginning", ylabel="waits per second", ylim=(0, None))
+answer.set_title("Waits of the service, from its counter")
 lk.check("10.6", answer, course=course)
 
 # %% exercise:10.7

@@ -104,3 +104,47 @@ def test_empty_frames_give_empty_figures() -> None:
     plots.wait_histograms(
         pd.DataFrame({"cgroup_id": [], "lo": [], "hi": [], "count": []}), {7: "web"}, title="t"
     )
+
+
+def test_words_in_the_matrix_have_contrast_over_every_shade() -> None:
+    def luminance(colour: tuple[float, ...]) -> float:
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+        return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+    rates = np.geomspace(0.06, 4000, 36).reshape(6, 6)
+    names = [f"n{i}" for i in range(6)]
+    ax = plots.blame_matrix(pd.DataFrame(rates * 1e6, index=names, columns=names), seconds=1.0, title="t")
+    image = ax.get_images()[0]
+    assert len(ax.texts) == 36
+    for words in ax.texts:
+        x, y = (int(place) for place in words.get_position())
+        behind = luminance(image.cmap(image.norm(rates[y, x])))
+        written = luminance(mpl.colors.to_rgb(words.get_color()))
+        light, dark = max(behind, written), min(behind, written)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, rates[y, x]
+
+
+def test_parts_write_no_share_that_says_nothing_and_no_percentage_above_100() -> None:
+    frame = pd.DataFrame(
+        {"others": [0.0, 40.0, 100.0], "own": [100.0, 60.0, 0.0], "nobody": 0.0}, index=["a", "b", "c"]
+    )
+    ax = plots.parts(frame, title="t", unit="% of the wakeups")
+    assert words(ax)[:3] == ["100", "100 (40% others)", "100"]
+    assert max(ax.get_xticks()) == 100
+    legend = ax.get_legend()
+    assert legend is not None
+    assert [entry.get_text() for entry in legend.get_texts()] == ["others", "own"]
+
+
+def test_a_few_short_waits_cost_no_stretch_of_axis_and_are_counted_in_its_name() -> None:
+    edges = 2 ** np.arange(3, 16, dtype="uint64")
+    counts = np.zeros(12, dtype="uint64")
+    counts[0], counts[8:] = 2, 500
+    frame = pd.DataFrame({"lo": edges[:-1], "hi": edges[1:], "unit": "ns", "count": counts})
+    ax = plots.histogram(frame, title="t")
+    assert ax.get_xlim()[0] == pytest.approx(11 - 0.3)
+    assert ax.get_xlabel() == "wait (logarithmic; not drawn: 2 below 2.05 µs)"
+    counts[0] = 200  # no longer next to nothing
+    ax = plots.histogram(frame.assign(count=counts), title="t")
+    assert ax.get_xlim()[0] == pytest.approx(3 - 0.3)
+    assert ax.get_xlabel() == "wait (logarithmic)"
