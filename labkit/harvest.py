@@ -25,6 +25,7 @@ DRAWING_TAG = "drawing"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _HEADING = re.compile(r"^#{1,6}\s+(?P<title>.+?)\s*#*\s*$", re.MULTILINE)
 _MARKUP = re.compile(r"[*_`]")
+_TITLE = re.compile(r"""\btitle="([^"\\\n]+)\"""")
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Figure:
 
     :param section: the heading it stands under.
     :param position: where the cell stands in the notebook, counted from 0.
+    :param title: what its cell calls it, ``title="..."``; empty where that is not said, or not of one figure only.
     """
 
     section: str
@@ -40,6 +42,7 @@ class Figure:
     position: int
     png: bytes
     drawing: bool = False
+    title: str = ""
 
 
 def _bundles(notebook: Any) -> list[tuple[int, Mapping[str, Any]]]:
@@ -97,7 +100,9 @@ def figures(notebook: Any) -> list[Figure]:
         elif cell.cell_type == "code":
             drawing = DRAWING_TAG in tags(cell)
             pngs = [png for output in cell.outputs if (png := _png(output))]
-            found += [Figure(section, cell.id, position, png, drawing) for png in pngs]
+            names = _TITLE.findall(cell.source) if len(pngs) == 1 else []
+            title = names[0] if len(names) == 1 else ""
+            found += [Figure(section, cell.id, position, png, drawing, title) for png in pngs]
     return found
 
 

@@ -30,9 +30,10 @@ from typing import IO, Any
 import nbformat
 
 from labkit import __version__, harvest
-from labkit.errors import OutcomesError
+from labkit.capture import Capture
+from labkit.errors import LabkitError, OutcomesError
 from labkit.pages import index_page, notebook_page
-from labkit.paths import outcomes_dir
+from labkit.paths import captures_dir, outcomes_dir
 from labkit.report import readme
 
 __all__ = ["Outcomes", "atomic_write", "make_example", "read_summary"]
@@ -226,6 +227,8 @@ class Outcomes:
         entry["mode"] = harvest.mode(notebook)
         if why := harvest.why_replay(notebook):
             entry["why_replay"] = why
+        if entry["mode"] == "replay" and (recorded := _recorded_on(result["name"])):
+            entry["recorded_on"] = recorded
         entry["findings"] = harvest.findings(notebook)
         self.write_summary()  # the numbers first: they are small, and they are what matters
         entry["figures"] = self._write_figures(result["name"], notebook)
@@ -239,7 +242,13 @@ class Outcomes:
             file = f"figures/{name}-{count}.png"
             atomic_write(self.latest / file, figure.png)
             entries.append(
-                {"file": file, "section": figure.section, "cell": figure.cell, "position": figure.position}
+                {
+                    "file": file,
+                    "section": figure.section,
+                    "title": figure.title,
+                    "cell": figure.cell,
+                    "position": figure.position,
+                }
             )
         return entries
 
@@ -288,6 +297,15 @@ def _modes(notebooks: list[dict[str, Any]]) -> dict[str, Any]:
     if not by_mode:
         return {"mode": None, "modes": {}}
     return {"mode": "replay" if "replay" in by_mode else "live", "modes": by_mode}
+
+
+def _recorded_on(name: str) -> str:
+    """Kernel and machine that a chapter's capture is of; empty where that cannot be read."""
+    try:
+        about = Capture(captures_dir() / name).data["environment"]
+        return f"Linux {about['kernel']}, {about['machine']}"
+    except (LabkitError, OSError, KeyError, TypeError):
+        return ""
 
 
 def make_example(folder: Path | None = None) -> Path:

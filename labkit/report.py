@@ -27,6 +27,10 @@ _MARKS = {
 }
 
 
+#: The chapter that answers what the lab is for.
+_QUESTION = "08_the_noisy_neighbour"
+
+
 def all_findings(summary: Summary) -> Iterator[tuple[Row, Row]]:
     """(notebook, finding), in order."""
     for notebook in summary["notebooks"]:
@@ -37,13 +41,15 @@ def all_findings(summary: Summary) -> Iterator[tuple[Row, Row]]:
 def headline(summary: Summary) -> tuple[Row, Row] | None:
     """The finding to name first: one marked as headline, else the last trusted one that has an oracle.
 
-    Later chapters build on earlier ones, so the last is the one that says most.
+    Of those marked, that of the chapter on the lab's own question, who delayed whom, goes first. Otherwise later
+    chapters build on earlier ones, so the last is the one that says most.
     """
     found = list(all_findings(summary))
     trusted = [pair for pair in found if pair[1]["trusted"]]
     marked = [pair for pair in trusted if pair[1].get("headline")]
     checked = [pair for pair in trusted if pair[1]["oracle"]]
-    for choice in (marked, checked, trusted, found):
+    question = [pair for pair in marked if pair[0]["name"] == _QUESTION]
+    for choice in (question, marked, checked, trusted, found):
         if choice:
             return choice[-1]
     return None
@@ -74,7 +80,7 @@ class Difference:
             return "changed"
         change = self.new - self.old
         relative = f" ({percent(change / abs(self.old), sign=True)})" if self.old else ""
-        return quantity(change, self.unit, sign=True) + relative
+        return quantity(change, _apart(self.unit), sign=True) + relative
 
 
 def differences(before: Summary | None, now: Summary) -> list[Difference]:
@@ -134,6 +140,8 @@ def _head(summary: Summary) -> list[str]:
             f"{mode}: {', '.join(map(markdown, names))}" for mode, names in sorted(modes.items())
         )
         lines += [f"**Not all notebooks ran in the same mode.** {each}.", ""]
+    for on, names in _by(summary, "recorded_on").items():
+        lines += [f"Replayed here, recorded on {markdown(on)}: {', '.join(map(markdown, names))}.", ""]
     for why, names in replayed(summary).items():
         lines += [f"Replayed, not measured here: {', '.join(map(markdown, names))}. {markdown(why)}", ""]
     return lines
@@ -141,10 +149,15 @@ def _head(summary: Summary) -> list[str]:
 
 def replayed(summary: Summary) -> dict[str, list[str]]:
     """Reason -> notebooks that were replayed for it, of those that would have been live here."""
+    return _by(summary, "why_replay")
+
+
+def _by(summary: Summary, key: str) -> dict[str, list[str]]:
+    """What notebooks say under that key -> their names; those that say nothing are left out."""
     found: dict[str, list[str]] = {}
     for notebook in summary["notebooks"]:
-        if why := notebook.get("why_replay"):
-            found.setdefault(why, []).append(notebook["name"])
+        if said := notebook.get(key):
+            found.setdefault(said, []).append(notebook["name"])
     return found
 
 
@@ -229,6 +242,7 @@ def _findings_table(summary: Summary) -> list[str]:
                 _value(finding),
                 _oracle(finding),
                 _residual(finding),
+                _allowed(finding),
                 _losses(finding),
                 _trust(finding),
             ]
@@ -238,7 +252,10 @@ def _findings_table(summary: Summary) -> list[str]:
     ]
     if not rows:
         return ["## Findings", "", "None.", ""]
-    head = ["| | finding | value | oracle | residual | losses | trusted |", "|---|---|--:|---|--:|---|---|"]
+    head = [
+        "| | finding | value | oracle | residual | allowed | losses | trusted |",
+        "|---|---|--:|---|--:|--:|---|---|",
+    ]
     return ["## Findings", "", *head, *rows, ""]
 
 
@@ -257,9 +274,25 @@ def _oracle(finding: Row) -> str:
 def _residual(finding: Row) -> str:
     if finding["residual"] is None:
         return "" if not finding["oracle"] else "equal" if finding["trusted"] else "differs"
-    shown = markdown(quantity(finding["residual"], finding["unit"], sign=bool(finding["residual"])))
+    shown = markdown(quantity(finding["residual"], _apart(finding["unit"]), sign=bool(finding["residual"])))
     relative = percent(finding["residual_relative"], sign=True) if finding["residual"] else ""
     return f"{shown} ({relative})" if relative else shown
+
+
+def _allowed(finding: Row) -> str:
+    """The largest residual that still agrees, as the chapter gave it: a share of the oracle, or a number."""
+    tolerance = finding.get("tolerance")
+    if finding["residual"] is None:
+        return ""
+    if tolerance is None:
+        return "none"
+    shown = tolerance if isinstance(tolerance, str) else quantity(tolerance, _apart(finding["unit"]))
+    return f"± {markdown(shown)}"
+
+
+def _apart(unit: str) -> str:
+    """The unit of a difference: two percentages are points apart, for "%" would read as a share of one of them."""
+    return "points" if unit == "%" else unit
 
 
 def _losses(finding: Row) -> str:
@@ -334,10 +367,11 @@ def _details(summary: Summary) -> list[str]:
     lines: list[str] = []
     chosen = headline(summary)
     for notebook in summary["notebooks"]:
-        shown = notebook["figures"]
+        shown, above = notebook["figures"], False
         if chosen is not None and notebook is chosen[0] and chosen[1]["trusted"]:
             beside = _headline_figure(*chosen)
             shown = [figure for figure in shown if figure is not beside]
+            above = beside is not None
         hows = [
             f"- **{markdown(finding['name'])}**: {markdown(finding['how'])}"
             + (f". {markdown(finding['note'])}" if finding["note"] else "")
@@ -345,12 +379,13 @@ def _details(summary: Summary) -> list[str]:
         ]
         if hows or shown:
             lines += [f"## {markdown(notebook['name'])}", "", *hows, *([""] if hows else [])]
+            lines += [*(["One of its figures is at the top of this page.", ""] if above else [])]
             lines += [line for figure in shown for line in (_image(notebook, figure), "")]
     return lines
 
 
 def _image(notebook: Row, figure: Row) -> str:
-    section = markdown(figure["section"] or notebook["name"])
+    section = markdown(figure.get("title") or figure["section"] or notebook["name"])
     return f"![{section} ({markdown(notebook['name'])})]({figure['file']})"
 
 

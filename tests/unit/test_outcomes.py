@@ -24,6 +24,7 @@ from labkit.findings import Oracle, finding
 from labkit.ledger import Ledger
 from labkit.outcomes import Outcomes, atomic_write, make_example, read_summary
 from labkit.pages import notebook_page
+from labkit.paths import captures_dir
 from labkit.report import differences, headline, readme
 from labkit.runner import run_notebooks
 
@@ -206,6 +207,50 @@ class TestReadme:
         chosen = headline(summary)
         assert chosen is not None
         assert chosen[1]["name"] == "marked"
+
+    def test_of_the_marked_the_chapter_on_the_question_goes_first(self) -> None:
+        names = ("08_the_noisy_neighbour", "10_metrics")
+        entries = [
+            summary_of()["notebooks"][0]
+            | {"name": name, "findings": harvest.findings(executed(found(f"of {name}", 5, headline=True)))}
+            for name in names
+        ]
+        chosen = headline(summary_of() | {"notebooks": entries})
+        assert chosen is not None
+        assert chosen[0]["name"] == "08_the_noisy_neighbour"
+
+    def test_a_large_residual_stands_beside_what_is_allowed_and_percentages_are_points_apart(self) -> None:
+        shares = [
+            found("share", 1.4, unit="%", oracle=Oracle("list", 1.0), tolerance=0.5),
+            found("cost", 14.0, unit="ns", oracle=Oracle("kernel", 10.0), tolerance="50 %"),
+            found("count", 3, unit="calls", oracle=Oracle("own", 3)),
+        ]
+        entry = summary_of()["notebooks"][0] | {"findings": harvest.findings(executed(*shares))}
+        text = readme(summary_of() | {"notebooks": [entry]})
+        assert "| +0.4 points (+40 %) | ± 0.5 points |" in text
+        assert "| +4 ns (+40 %) | ± 50 % |" in text
+        assert "| 0 calls | none |" in text
+
+    def test_a_replay_says_where_its_capture_was_recorded(self, tmp_path: Path) -> None:
+        name = "06_run_queue_latency"
+        about = json.loads((captures_dir() / name / "capture.json").read_text())["environment"]
+        text = (
+            run_of(tmp_path, found("x", 1.0, ledger=ledger("replay")), name=name) / "README.md"
+        ).read_text()
+        (line,) = [line for line in text.splitlines() if line.startswith("Replayed here, recorded on ")]
+        assert f"Linux {about['kernel']}" in line
+        assert "recorded on" not in (run_of(tmp_path, found("x", 1.0), name=name) / "README.md").read_text()
+
+    def test_a_figure_is_called_what_its_cell_calls_it(self, tmp_path: Path) -> None:
+        measured = executed(figure())
+        measured.cells[-1].source = 'draw(frame, title="Who waited")'
+        with outcomes(tmp_path, "06_wait") as written:
+            written.add(result("06_wait"), measured)
+            written.finish("ok", 1.0)
+        assert (
+            "![Who waited (06_wait)](figures/06_wait-1.png)"
+            in (tmp_path / "latest" / "README.md").read_text()
+        )
 
     def test_every_link_and_figure_exists(self, tmp_path: Path) -> None:
         latest = run_of(tmp_path, found("p99", 43.0), figure(), figure())
