@@ -161,7 +161,9 @@ def residuals(snapshot: Snapshot, evidence: Evidence, ids: list[int]) -> dict[in
         counters elsewhere. ``residual_ns`` is measured less oracle.
     ``involuntary_switches``, ``voluntary_switches``
         the same with ``nonvoluntary_ctxt_switches`` and ``voluntary_ctxt_switches`` of ``/proc/TID/status``; who was
-        switched in and did not leave involuntarily left voluntarily.
+        switched in and did not leave involuntarily left voluntarily. Where a task was on the CPU as measuring began, or
+        stands in line as it ends, it has left once more than it was switched in: never below 0 because of that.
+        ``/proc`` and the tables are read some ms apart, which is worth a switch or some.
     ``throttled``
         ``cpu.stat.local``: wall time. ``comparable`` only where the cgroup has one task; with more that wait at once it is
         less than what is measured.
@@ -215,7 +217,8 @@ def _residual(row: Mapping[str, Any], oracle: Mapping[str, Any] | None, below_ns
         },
     }
     if oracle["voluntary"] >= 0:
-        voluntary = waits - int(row["involuntary_switches"])
+        # A task put off the CPU that has not got it back left without a switch-in of its own here.
+        voluntary = max(0, waits - int(row["involuntary_switches"]))
         found["voluntary_switches"] = {
             "oracle": int(oracle["voluntary"]),
             "residual": voluntary - int(oracle["voluntary"]),

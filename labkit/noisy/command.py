@@ -70,12 +70,15 @@ def noisy_command(
     console = Console(highlight=False)
     with Directory() as directory:
         named = _named(directory, selection)
+        say = not as_json or sys.stderr.isatty()
+        if say:  # on a busy machine the verifier takes some seconds, in which nothing else is to be seen
+            print("loading ...", file=sys.stderr, flush=True)
         with Watch(directory=directory) as watch, Stamps(watch) as second:
             session = _Session(watch, selection, named, second)
             if seconds is None and not as_json and console.is_terminal:
                 recording = session.table(console)
             else:
-                recording = session.once(seconds or DEFAULT_S, say=not as_json or sys.stderr.isatty())
+                recording = session.once(seconds or DEFAULT_S, say=say)
     _show(recording.answer(), console, as_json=as_json)
     if record is not None:
         archive.save(record, recording)

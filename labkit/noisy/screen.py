@@ -7,8 +7,9 @@ Names are other people's: they are put into :class:`rich.text.Text` (no markup i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
@@ -20,6 +21,9 @@ from labkit.sched.sentence import BLIND, story
 from labkit.sched.verdict import Verdict
 
 __all__ = ["render"]
+
+#: From this share on the tasks that can still be asked make up a cgroup: what left with a task is no disagreement.
+_WHOLE = 0.99
 
 _MEANING = {
     "foreign": "others had the CPU",
@@ -142,18 +146,19 @@ def _foot(answer: Answer) -> list[Text]:
 
 
 def _rules(answer: Answer) -> list[Text]:
-    """What the kernel left to choose, and how large the tables are."""
-    return [Text("rules: " + "; ".join(map(text.plain, answer.rules)), style="dim")] if answer.rules else []
+    """What could not be compared, what the kernel left to choose, and how large the tables are."""
+    said = [
+        _not_compared(answer),
+        "rules: " + "; ".join(map(text.plain, answer.rules)) if answer.rules else "",
+    ]
+    return [Text(line, style="dim") for line in said if line]
 
 
 def _checked(answer: Answer) -> str:
     """How far the numbers are from the kernel's own, over the cgroups whose tasks could all be asked."""
-    oracle = residual = 0
-    for found in answer.residuals.values():
-        delay = found.get("run_delay")
-        if delay and delay["verifiable_share"] >= 0.9:
-            oracle += delay["oracle_ns"]
-            residual += abs(delay["residual_ns"])
+    compared = [delay for delay in _delays(answer) if delay["verifiable_share"] >= _WHOLE]
+    oracle = sum(delay["oracle_ns"] for delay in compared)
+    residual = sum(abs(delay["residual_ns"]) for delay in compared)
     said = []
     if oracle:
         said.append(f"run_delay in /proc: {oracle / 1e6:,.1f} ms, apart by {100 * residual / oracle:.2f} %")
@@ -164,3 +169,19 @@ def _checked(answer: Answer) -> str:
             f"stamps of another clock, in a part of the time: {total / 1e6:,.1f} ms, apart by {apart:.2f} %"
         )
     return f"held against {'; '.join(said)}" if said else ""
+
+
+def _not_compared(answer: Answer) -> str:
+    """Of how many cgroups the tasks could not all be asked, and what those that could account for, by length of wait."""
+    rest = [delay for delay in _delays(answer) if delay["verifiable_share"] < _WHOLE]
+    waits_ns = [delay["oracle_ns"] + delay["residual_ns"] for delay in rest]
+    if not sum(waits_ns):
+        return ""
+    accounted = sum(delay["verifiable_share"] * ns for delay, ns in zip(rest, waits_ns, strict=True))
+    share = math.floor(100 * accounted / sum(waits_ns))  # never "100 %": something is missing
+    cgroups = "1 cgroup" if len(rest) == 1 else f"{len(rest):,} cgroups"
+    return f"not compared: {cgroups} where the tasks still alive account for {share} % of the waits"
+
+
+def _delays(answer: Answer) -> list[Mapping[str, Any]]:
+    return [delay for found in answer.residuals.values() if (delay := found.get("run_delay"))]

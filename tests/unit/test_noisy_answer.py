@@ -182,6 +182,38 @@ def test_every_answer_stands_beside_the_kernels_own_counters() -> None:
     )
 
 
+def test_what_left_with_tasks_that_ended_is_not_called_disagreement() -> None:
+    one = recording()
+    web = int(one.snapshot.names.set_index("name").loc["shop/web", "cgroup_id"])
+    oracles = one.evidence.oracles[one.evidence.oracles["cgroup_id"] == web]
+    # 900 waits; those who are left have 873 of them, and 91 % of the wait
+    short = oracles.assign(timeslices=873, run_delay_ns=2822 * MS)
+    answer = replace(one, evidence=replace(one.evidence, oracles=short)).answer()
+    said = " ".join(as_text(answer, 200).split())
+    assert "not compared: 1 cgroup where the tasks still alive account for 97 % of the waits" in said
+    assert "apart by" not in said
+    assert "run_delay says" not in said
+    # All are left, and their sum is another: that is disagreement.
+    answer = replace(one, evidence=replace(one.evidence, oracles=short.assign(timeslices=899))).answer()
+    said = " ".join(as_text(answer, 200).split())
+    assert "apart by 9.89 %" in said
+    sure, doubted = one.answer().verdicts[0], answer.verdicts[0]
+    assert doubted.confidence < 0.92 * sure.confidence
+    assert "not compared" not in said
+
+
+def test_a_task_put_off_that_has_not_come_back_is_no_negative_leave() -> None:
+    one = recording()
+    web = int(one.snapshot.names.set_index("name").loc["shop/web", "cgroup_id"])
+    cgroups = one.snapshot.cgroups.copy()
+    cgroups.loc[cgroups["cgroup_id"] == web, "involuntary_switches"] = 901  # of 900 switch-ins
+    oracles = one.evidence.oracles.assign(voluntary=0)
+    answer = replace(
+        one, snapshot=replace(one.snapshot, cgroups=cgroups), evidence=replace(one.evidence, oracles=oracles)
+    ).answer()
+    assert answer.residuals[web]["voluntary_switches"] == {"oracle": 0, "residual": 0}
+
+
 def test_stamps_of_another_clock_stand_beside_the_answer_that_has_them() -> None:
     one = recording()
     web = int(one.snapshot.names.set_index("name").loc["shop/web", "cgroup_id"])
@@ -457,7 +489,7 @@ def test_a_live_table_fits_its_screen_and_keeps_what_an_answer_needs(many: int, 
     loud = Answer.from_snapshot(
         snapshot(
             *(
-                Made(10 + n, f"pod-{n}", {("cgroup", 11 + n): 3 * S + n, ("throttled", 0): 3 * S}, waits=1000)
+                Made(10 + n, f"pod-{n}", {("cgroup", 11 + n): 3 * S + n, ("throttled", 0): 3 * S}, waits=900)
                 for n in range(many)
             ),
             Made(10 + many, "batch"),
