@@ -407,6 +407,8 @@ def replay_command(folder: Path) -> int:
     about = capture.data["environment"]
     print(f"replay of {capture.data['name']}, recorded {capture.data['recorded']}")
     print(f"  on Linux {about['kernel']}, {about['machine']}")
+    if any(_has_masked(capture.frame(file)) for file in _frame_files(capture)):
+        print("  names of other programs are masked: other-1, other-2, ..., different ones in each table")
     for label in capture.data["loads"]:
         program = capture.program(label)
         print(f"\n{program.describe()}")
@@ -414,8 +416,7 @@ def replay_command(folder: Path) -> int:
             print(f"  ledger: {program.ledger.describe()}")
         for key, file in program._data["frames"].items():
             frame = capture.frame(file)
-            print(f"\n  {key}: {len(frame):,} rows")
-            print(_excerpt(frame))
+            print(f"\n  {key}: {_excerpt(frame)}")
     if any("events" in load for load in capture.data["loads"].values()):
         from labkit.recordings import read_events  # which builds on this module
 
@@ -423,17 +424,40 @@ def replay_command(folder: Path) -> int:
         print("\n" + recording.describe())
         for group in itertools.islice(recording, 1):
             for kind in recording.kinds:
-                print(f"\n  {kind}:\n{_excerpt(group.frame(kind))}")
+                print(f"\n  {kind}: {_excerpt(group.frame(kind))}")
     return 0
 
 
+def _frame_files(capture: Capture) -> list[str]:
+    return [file for load in capture.data["loads"].values() for file in load["frames"].values()]
+
+
+def _has_masked(frame: pd.DataFrame) -> bool:
+    return "comm" in frame.columns and bool(frame["comm"].str.fullmatch(r"other-\d+").any())
+
+
+#: A histogram of up to so many buckets is shown whole: the long waits stand at its end.
+_MOST_BUCKETS = 64
+
+
 def _excerpt(frame: pd.DataFrame, rows: int = 10) -> str:
-    """The first rows for a terminal: the longest waits first, no empty buckets, names without control characters."""
+    """How many rows there are, and the first of them for a terminal: the longest waits first, all of one histogram but its
+    empty buckets, names without control characters, no padding."""
+    every, unit = len(frame), "rows"
     if {"lo", "hi", "count"} <= set(frame.columns):
         frame = frame[frame["count"] > 0]
+        if len(frame) <= _MOST_BUCKETS:
+            rows = len(frame)
+        unit = "buckets"
     if "wait_ns" in frame.columns:
         frame = frame.sort_values("wait_ns", ascending=False)
-    words = frame.head(rows).select_dtypes("str").columns
-    shown = frame.head(rows).assign(**{name: frame[name].head(rows).map(text.plain) for name in words})
+    shown = frame.head(rows).drop(columns="unused", errors="ignore")
+    words = shown.select_dtypes("str").columns
+    shown = shown.assign(**{name: shown[name].map(text.plain) for name in words})
+    said = f"{every:,} {unit}" if len(shown) == every else f"{len(shown):,} of {every:,} {unit}"
+    if unit == "buckets" and len(frame) < every:
+        said += f", empty: {every - len(frame):,}"
+    if shown.empty:
+        return said
     table: str = shown.to_string(index=False)
-    return "    " + table.replace("\n", "\n    ")
+    return f"{said}\n    " + table.replace("\n", "\n    ")

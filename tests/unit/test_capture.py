@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from labkit import capture as captures
 from labkit import session as chapters
 from labkit.capture import Capture, Recorder, masked
 from labkit.errors import CaptureMismatch, MissingCapture, ParameterError, UnsupportedKernel
@@ -145,3 +146,31 @@ def test_frames_by_name_come_back_by_name_also_those_without_rows(tmp_path: Path
     assert list(again) == list(frames)
     for name, frame in frames.items():
         pd.testing.assert_frame_equal(again[name], frame)
+
+
+def test_the_shown_replay_says_what_it_leaves_out() -> None:
+    waits = pd.DataFrame({"comm": [f"c{n}" for n in range(131)], "wait_ns": range(131), "unused": 0})
+    shown = captures._excerpt(waits.astype({"comm": "str"}))
+    assert shown.startswith("10 of 131 rows\n")
+    assert "c130" in shown
+    assert "c120" not in shown
+    assert "unused" not in shown
+    assert captures._excerpt(waits.head(3)).startswith("3 rows\n")
+
+    buckets = pd.DataFrame({"lo": range(30), "hi": range(1, 31), "count": [0, *range(101, 130)]})
+    shown = captures._excerpt(buckets)
+    assert shown.startswith("29 of 30 buckets, empty: 1\n")
+    assert "129" in shown  # the longest waits stand at the end
+    assert captures._excerpt(buckets.head(1)) == "0 of 1 buckets, empty: 1"
+
+
+def test_the_shown_replay_explains_masked_names(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = copy / "two_hogs__waits.parquet"
+    frame = pd.read_parquet(file)
+    explained = "names of other programs are masked"
+    for name, said in (("kworker/0:1", False), ("somebody", True)):
+        for other in copy.glob("*__waits.parquet"):
+            pd.read_parquet(other).assign(comm="labkit").astype({"comm": "str"}).to_parquet(other)
+        masked(frame.assign(comm=name).astype({"comm": "str"})).to_parquet(file)
+        captures.replay_command(copy)
+        assert (explained in capsys.readouterr().out) == said
