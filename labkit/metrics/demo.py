@@ -65,15 +65,21 @@ def demo(*, seconds: float | None, folder: Path) -> int:
         print(f"figure      {path}")
         for name in sorted(_fired(prometheus, began)):
             print(f"alert       {name} fired")
-        print(f"graphs      {prometheus.console_url('service')}", flush=True)
-        drawn = console_queries(name="service")
-        if own := prometheus.graph_url(drawn["occupant"], drawn["cause"], minutes=2):
-            print(f"            {own}  (Prometheus' own page)", flush=True)
+        if seconds is None or seconds > 0:
+            _tell_graphs(prometheus)
         if seconds is None:
             print(f"\nThe neighbour comes again every {_PAUSE_S + _HOG_S:.0f} s. Ctrl-C ends it.", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             _go_on(float("inf") if seconds is None else seconds)
+    print("ended: exporter and Prometheus no longer answer; the figure stays", flush=True)
     return 0
+
+
+def _tell_graphs(prometheus: Prometheus) -> None:
+    print(f"graphs      {prometheus.console_url('service')}", flush=True)
+    drawn = console_queries(name="service")
+    if own := prometheus.graph_url(drawn["occupant"], drawn["cause"], minutes=2):
+        print(f"            {own}  (Prometheus' own page)", flush=True)
 
 
 def _go_on(seconds: float) -> None:
