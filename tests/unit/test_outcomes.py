@@ -252,6 +252,9 @@ class TestReadme:
             in (tmp_path / "latest" / "README.md").read_text()
         )
 
+    def test_a_headline_that_is_held_against_nothing_says_so(self) -> None:
+        assert "\n- Held against nothing" in readme(summary_of(wait=5))
+
     def test_every_link_and_figure_exists(self, tmp_path: Path) -> None:
         latest = run_of(tmp_path, found("p99", 43.0), figure(), figure())
         targets = re.findall(r"\]\(([^)]+)\)", (latest / "README.md").read_text())
