@@ -125,6 +125,8 @@ def draw(path: Path, rows: Sequence[Row], around: dict[str, Any]) -> None:
             bound = float(row.goal.split()[1])
             ax.vlines(bound, place - 0.45, place + 0.45, color=plots.ORANGE, linewidth=2.5)
         right = max(row.spread[1], row.ratio, 1.0)
+        if row.goal and right < bound < right * 2:  # a number takes about as much: it goes behind the tick
+            right = bound
         ax.text(right * 1.08, place, f"{row.ratio:.3g}", va="center", fontsize=9)
     ax.set_xscale("log")
     highest = max(max(row.spread[1], row.ratio) for row in measured if row.spread and row.ratio)

@@ -23,7 +23,6 @@ _TITLE = (
     "What each rule says of the victim, over the same events: its verdict, and the share of the true wait that it saw\n"
     "and that it charged to what it belongs to (placed; the shade). Framed, with a cross: a wrong verdict."
 )
-_WORDS = {"noisy_neighbor": "noisy neighbour", "self_contended": "its own tasks"}
 
 
 def draw(rows: pd.DataFrame) -> bytes:
@@ -42,7 +41,7 @@ def draw(rows: pd.DataFrame) -> bytes:
         axes.set_xticks(np.arange(len(TITLES)) + 0.5, [textwrap.fill(name, 14) for name in TITLES.values()])
         axes.set_yticks(
             np.arange(len(scenarios)) + 0.5,
-            [f"{name}\ntruth: {_said(_one(rows, name))}" for name in scenarios],
+            [f"{name}\ntruth: {_one(rows, name)}" for name in scenarios],
         )
         axes.invert_yaxis()
         axes.xaxis.tick_top()
@@ -59,12 +58,8 @@ def _one(rows: pd.DataFrame, scenario: str) -> str:
     return str(rows.loc[rows["scenario"] == scenario, "declared"].iloc[0])
 
 
-def _said(verdict: str) -> str:
-    return _WORDS.get(verdict, verdict)
-
-
 def _cell(axes: Axes, x: int, y: int, row: pd.Series) -> None:
-    word = _said(row["verdict"])
+    word = str(row["verdict"])  # the same word as in the tables and of the command
     right = bool(row["right"])
     if not right:
         axes.add_patch(
