@@ -186,8 +186,8 @@ def test_what_left_with_tasks_that_ended_is_not_called_disagreement() -> None:
     one = recording()
     web = int(one.snapshot.names.set_index("name").loc["shop/web", "cgroup_id"])
     oracles = one.evidence.oracles[one.evidence.oracles["cgroup_id"] == web]
-    # 900 waits; those who are left have 873 of them, and 91 % of the wait
-    short = oracles.assign(timeslices=873, run_delay_ns=2822 * MS)
+    # 900 waits; those who are left have 873 of them, and 81 % of the wait
+    short = oracles.assign(timeslices=873, run_delay_ns=2500 * MS)
     answer = replace(one, evidence=replace(one.evidence, oracles=short)).answer()
     said = " ".join(as_text(answer, 200).split())
     assert "not compared: 1 cgroup where the tasks still alive account for 97 % of the waits" in said
@@ -196,9 +196,8 @@ def test_what_left_with_tasks_that_ended_is_not_called_disagreement() -> None:
     # All are left, and their sum is another: that is disagreement.
     answer = replace(one, evidence=replace(one.evidence, oracles=short.assign(timeslices=899))).answer()
     said = " ".join(as_text(answer, 200).split())
-    assert "apart by 9.89 %" in said
-    sure, doubted = one.answer().verdicts[0], answer.verdicts[0]
-    assert doubted.confidence < 0.92 * sure.confidence
+    assert "apart by 24.04 %" in said
+    assert "run_delay says 19% otherwise" in said
     assert "not compared" not in said
 
 
