@@ -284,9 +284,11 @@ def _allowed(finding: Row) -> str:
     tolerance = finding.get("tolerance")
     if finding["residual"] is None:
         return ""
-    if tolerance is None:
+    if not tolerance:
         return "none"
-    shown = tolerance if isinstance(tolerance, str) else quantity(tolerance, _apart(finding["unit"]))
+    shown = (
+        f"{tolerance} of it" if isinstance(tolerance, str) else quantity(tolerance, _apart(finding["unit"]))
+    )
     return f"± {markdown(shown)}"
 
 

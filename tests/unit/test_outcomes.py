@@ -228,7 +228,7 @@ class TestReadme:
         entry = summary_of()["notebooks"][0] | {"findings": harvest.findings(executed(*shares))}
         text = readme(summary_of() | {"notebooks": [entry]})
         assert "| +0.4 points (+40 %) | ± 0.5 points |" in text
-        assert "| +4 ns (+40 %) | ± 50 % |" in text
+        assert "| +4 ns (+40 %) | ± 50 % of it |" in text
         assert "| 0 calls | none |" in text
 
     def test_a_replay_says_where_its_capture_was_recorded(self, tmp_path: Path) -> None:
