@@ -70,14 +70,14 @@ def route_of_a_metric(*, map_name: str, metric: str, every: str, query: str) -> 
     :param every: how often Prometheus asks, in words.
     :param query: what the graph asks Prometheus.
     """
-    ax = canvas(12.6, 2.6, "The way of a number: what it is at each station, and who asks")
+    ax = canvas(12.6, 2.05, "The way of a number: what it is at each station, and who asks")
     at = [1.25, 4.6, 7.95, 11.3]
-    area(ax, (0.05, 0.8), 2.4, 1.75, "in the kernel")
+    area(ax, (0.05, 0.25), 2.4, 1.75, "in the kernel")
     boxes = [
-        Box(at[0], 1.6, f"map {map_name}", "ns, only grows", ORANGE, width=2),
-        Box(at[1], 1.6, "exporter", "now, in seconds", GREEN, width=2),
-        Box(at[2], 1.6, "Prometheus", "over time", BLUE, width=2),
-        Box(at[3], 1.6, "graph", "how steep it is", VERMILION, width=2),
+        Box(at[0], 1.05, f"map {map_name}", "ns, only grows", ORANGE, width=2),
+        Box(at[1], 1.05, "exporter", "now, in seconds", GREEN, width=2),
+        Box(at[2], 1.05, "Prometheus", "over time", BLUE, width=2),
+        Box(at[3], 1.05, "graph", "how steep it is", VERMILION, width=2),
     ]
     for box in boxes:
         draw(ax, box)
@@ -90,8 +90,8 @@ def route_of_a_metric(*, map_name: str, metric: str, every: str, query: str) -> 
         arrow(ax, (left, one.y - 0.2), (right, one.y - 0.2))
         for words, y, side in ((above, one.y + 0.3, "bottom"), (below, one.y - 0.3, "top")):
             ax.text((left + right) / 2, y, words, ha="center", va=side, fontsize=7, color=GREY)
-    ax.text(at[1], 0.72, metric, ha="center", va="center", fontsize=7.5, color=INK, family="monospace")
-    ax.text(at[3], 0.72, query, ha="center", va="center", fontsize=7.5, color=INK, family="monospace")
+    ax.text(at[1], 0.17, metric, ha="center", va="center", fontsize=7.5, color=INK, family="monospace")
+    ax.text(at[3], 0.17, query, ha="center", va="center", fontsize=7.5, color=INK, family="monospace")
     return ax
 
 
