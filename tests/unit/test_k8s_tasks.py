@@ -3,7 +3,6 @@
 No cluster can be had in a test; a program named kubectl that writes down what it was asked stands in for one.
 """
 
-import importlib.metadata
 import json
 import os
 import stat
@@ -13,13 +12,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from packaging.utils import canonicalize_name
 
 from labkit import __version__
-from labkit.containers import images, slim
+from labkit.containers import images
 from labkit.containers.cluster import Cluster, PodName
-from labkit.containers.demand import serve_until, summary
-from labkit.containers.images import Registry
 from labkit.containers.job import JobNotFinished, JobWatch
 from labkit.containers.manifests import Rendering
 from labkit.containers.shell import CommandFailed, MissingTool, Shell
@@ -193,27 +189,6 @@ def test_login_to_another_registry_is_its_own_affair() -> None:
     done = _task("docker-auth", "IMAGES=registry.example/lab", "--", "--dry")
     assert done.returncode == 2
     assert "docker login registry.example" in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("settings", "prefix"),
-    [
-        ({}, "localhost"),
-        ({"PROJECT": "p"}, "europe-west1-docker.pkg.dev/p/labkit"),
-        ({"PROJECT": "p", "REGION": "us-east1", "REPOSITORY": "r"}, "us-east1-docker.pkg.dev/p/r"),
-        ({"IMAGES": "ghcr.io/me/", "PROJECT": "p"}, "ghcr.io/me"),
-    ],
-)
-def test_where_images_are_kept(settings: dict[str, str], prefix: str) -> None:
-    assert Registry.of(settings).image("lab") == f"{prefix}/labkit-lab:{__version__}"
-
-
-@pytest.mark.parametrize(
-    "settings", [{"TAG": "latest"}, {"TAG": "a b"}, {"IMAGES": "a b"}, {"PROJECT": "p;q"}, {"TAG": "-x"}]
-)
-def test_names_that_no_registry_takes_are_refused(settings: dict[str, str]) -> None:
-    with pytest.raises(ParameterError):
-        Registry.of(settings)
 
 
 def test_the_answer_for_a_pod_comes_from_the_exporter_on_its_node(
@@ -431,77 +406,3 @@ def test_a_manifest_that_is_not_there_is_said_before_anything_is_applied(kubectl
     with pytest.raises(LabkitError, match=r"there is no k8s/nothing\.yaml"):
         apply(Shell(), Rendering(("nothing.yaml",)))
     assert kubectl.read_text() == ""
-
-
-# What the images hold.
-
-
-def test_what_the_exporter_keeps_is_closed_under_requirements() -> None:
-    needs = {"a": ["b>=1", 'c; sys_platform == "nothing"'], "b": ["d[x]"], "d": ['e; extra == "x"'], "f": []}
-    assert slim.closure(["A"], requires=needs.__getitem__) == {"a", "b", "d"}
-    assert slim.closure(["a", "f"], leave={"a"}, requires=needs.__getitem__) == {"a", "f"}
-
-
-def test_the_lab_itself_is_among_what_the_exporter_keeps() -> None:
-    assert importlib.metadata.metadata("noisy-neighbour-lab")["Name"] in slim.KEPT
-
-
-def test_every_image_is_made_from_one_base_by_the_provisioning_script() -> None:
-    text = (ROOT / "Dockerfile").read_text()
-    lines = [line.split() for line in text.splitlines() if line.startswith("FROM ")]
-    made = {line[3]: line[1] for line in lines}
-    assert {name for name in made.values() if name not in made} == {"debian:13-slim"}
-    assert set(images.TARGETS) <= set(made)
-    assert "apt-get" not in text
-    assert text.count("lima/provision.sh --image") >= len(images.TARGETS)
-
-
-@pytest.mark.parametrize("target", images.TARGETS)
-def test_every_image_has_a_health_check(target: str) -> None:
-    text = (ROOT / "Dockerfile").read_text()
-    stage = text.split(f" AS {target}\n")[1].split("\nFROM ")[0]
-    assert "\nHEALTHCHECK " in stage
-    assert ("\nUSER 65532:65532\n" in stage) == (target != "lab")
-
-
-# The victim of the demonstration.
-
-
-def test_a_service_alone_sees_its_own_work_and_no_more_requests_than_periods() -> None:
-    import time
-
-    start = time.monotonic_ns()
-    latencies, due = serve_until(start, start + 200_000_000, period_ns=20_000_000, work_ns=2_000_000)
-    assert 1 <= len(latencies) <= 10
-    assert min(latencies) >= 2_000_000
-    assert due >= start + 200_000_000
-
-
-def test_what_a_service_says_of_its_latencies() -> None:
-    said = summary([n * 1_000_000 for n in range(1, 101)], used_ns=400_000_000, wall_ns=2_000_000_000)
-    assert said == {"requests": 100, "p50_ms": 51.0, "p99_ms": 100.0, "max_ms": 100.0, "cpu_share": 0.2}
-    assert summary([], 0, 0)["requests"] == 0
-
-
-def test_what_the_exporter_imports_is_in_its_image() -> None:
-    entries = [
-        "labkit.cli",
-        "labkit.doctor",
-        "labkit.metrics.command",
-        "labkit.metrics.files",
-        "labkit.noisy.command",
-    ]
-    code = (
-        "import sys, importlib; before = set(sys.modules)\n"
-        f"for name in {entries!r}: importlib.import_module(name)\n"
-        "print(*set(sys.modules) - before)"
-    )
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    homes = importlib.metadata.packages_distributions()
-    used = {
-        str(canonicalize_name(home))
-        for name in loaded.split()
-        if "." not in name
-        for home in homes.get(name, [])
-    }
-    assert used <= slim.closure(slim.KEPT, leave={"noisy-neighbour-lab"})

@@ -1,18 +1,15 @@
-"""The writer against the client library's own, files, and that numbers are the same wherever they are shown."""
+"""The writer against the client library's own, and that numbers are the same wherever they are shown."""
 
 from __future__ import annotations
 
-import datetime
 import itertools
 import json
-import os
 import re
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
 import pytest
+from exposition_reader import samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
@@ -25,16 +22,13 @@ from prometheus_client.core import (
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
-from prometheus_client.parser import text_string_to_metric_families
 from snapshot_maker import Group, crowd, snapshot
 
 from labkit import histogram
-from labkit.errors import MissingCapture, OutcomesError, ParameterError
+from labkit.errors import ParameterError
 from labkit.metrics import Exporter, Judgement, Labels, Limits, Settings, exposition
-from labkit.metrics.files import Parquet, read_snapshots, write_textfile
 from labkit.metrics.judge import judged
 from labkit.metrics.labels import label_value
-from labkit.metrics.serve import Files
 from labkit.metrics.table import Layout
 from labkit.metrics.text import write
 from labkit.noisy import archive
@@ -43,7 +37,7 @@ from labkit.noisy.select import Selection
 from labkit.noisy.watch import NOTED
 from labkit.noisy.witnesses import Evidence, Reading, Task, _Member
 from labkit.sched.rules import VERDICTS
-from labkit.sched.state import SCHEMAS, Snapshot
+from labkit.sched.state import Snapshot
 from labkit.sched.verdict import verdicts
 
 ROOT = Path(__file__).parents[2]
@@ -87,14 +81,6 @@ def test_a_whole_exposition_is_what_the_client_library_would_write() -> None:
     _both(*exporter.collect())
 
 
-def _samples(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    return {
-        (s.name, frozenset(s.labels.items())): s.value
-        for family in text_string_to_metric_families(text)
-        for s in family.samples
-    }
-
-
 def test_exporter_data_frames_and_answer_say_the_same_of_one_frozen_state() -> None:
     frozen = snapshot(
         Group(7, "web", {("cgroup", 8): 400 * MS, ("cgroup", 7): 3, ("throttled", 0): 20 * MS, ("idle", 0): 5}, waits=90,
@@ -105,7 +91,7 @@ def test_exporter_data_frames_and_answer_say_the_same_of_one_frozen_state() -> N
         at_s=1.0,
     )  # fmt: skip
     answer = json.loads(Answer.from_snapshot(frozen).as_json())
-    found = _samples(exposition(frozen, judged(frozen), settings=Settings(Labels.parse("name"))))
+    found = samples(exposition(frozen, judged(frozen), settings=Settings(Labels.parse("name"))))
     rows = frozen.cgroups.merge(frozen.names, on="cgroup_id").set_index("name")
     assert {one["name"] for one in answer["cgroups"]} == {"web", "hog", "kernel threads"}
     for one in answer["cgroups"]:
@@ -152,7 +138,7 @@ def test_of_each_recording_the_exporter_says_what_its_answer_in_json_says(path: 
     recording = archive.Recording(replace(loaded.snapshot, names=names), loaded.evidence, Selection())
     answer = json.loads(recording.answer().as_json())
     limits = Limits(max_cgroups=10_000, max_occupants=10_000)
-    found = _samples(
+    found = samples(
         exposition(
             recording.snapshot,
             judged(recording.snapshot, recording.evidence),
@@ -225,7 +211,7 @@ def promql_quantile(buckets: dict[float, float], q: float) -> float:
 def test_a_cgroup_that_did_not_wait_is_quiet_and_not_without_a_verdict() -> None:
     busy = Group(7, "web", {("cgroup", 8): 900 * MS}, waits=90)
     idle = Group(8, "calm", {}, waits=0, run_ns=7 * MS, buckets={})
-    found = _samples(exposition(frozen := snapshot(busy, idle, at_s=1.0), judged(frozen)))
+    found = samples(exposition(frozen := snapshot(busy, idle, at_s=1.0), judged(frozen)))
     of_calm = {
         dict(k[1])["verdict"]: v
         for k, v in found.items()
@@ -246,7 +232,7 @@ def test_one_that_does_nothing_in_the_window_is_quiet_from_the_next_turn_on() ->
     said = []
     for _ in range(3):
         exporter.refresh()
-        found = _samples(write(exporter.collect()).decode())
+        found = samples(write(exporter.collect()).decode())
         said += [
             dict(k[1])["verdict"]
             for k, v in found.items()
@@ -267,7 +253,7 @@ def test_a_scrape_does_not_judge_and_a_verdict_that_fails_is_counted() -> None:
     assert not asked
     exporter.refresh()
     assert len(asked) == 1
-    found = _samples(exporter.text()[0].decode())
+    found = samples(exporter.text()[0].decode())
     assert found["labkit_errors_total", frozenset([("reason", "verdict")])] == 1
     assert found["labkit_errors_total", frozenset([("reason", "snapshot")])] == 0, "known reasons begin at 0"
     assert len(asked) == 1
@@ -299,7 +285,7 @@ def test_the_evidence_of_the_window_reaches_the_judge() -> None:
 
 
 def test_all_that_is_incomplete_is_exposed_and_how_full_the_tables_are() -> None:
-    found = _samples(exposition(snapshot(Group(7, "web", {("idle", 0): 5}), lost=3)))
+    found = samples(exposition(snapshot(Group(7, "web", {("idle", 0): 5}), lost=3)))
     incomplete = {
         dict(k[1])["reason"]: v for k, v in found.items() if k[0] == "labkit_events_incomplete_total"
     }
@@ -332,105 +318,6 @@ def test_of_two_cgroups_in_one_series_the_one_that_waits_more_speaks() -> None:
     text = exposition(snapshot(*same), {5: Judgement("quiet", 1.0, 5), 6: Judgement("system", 0.5, 6)})
     assert 'verdict="system"} 1.0' in text
     assert 'verdict="quiet"} 0.0' in text
-
-
-# -- files ---------------------------------------------------------------------------------------------------------------
-
-
-def test_a_textfile_is_replaced_whole_and_readable_by_others(tmp_path: Path) -> None:
-    path = tmp_path / "labkit.prom"
-    write_textfile(path, b"old 1\n")
-    write_textfile(path, b"new 2\n")
-    assert path.read_bytes() == b"new 2\n"
-    assert path.stat().st_mode & 0o777 == 0o644
-    assert [p.name for p in tmp_path.iterdir()] == ["labkit.prom"], "nothing half-written is left"
-
-
-def test_a_textfile_that_cannot_be_written_says_so_and_leaves_the_old_one(tmp_path: Path) -> None:
-    with pytest.raises(ParameterError, match=r"\.prom"):
-        write_textfile(tmp_path / "labkit.txt", b"")
-    with pytest.raises(OutcomesError, match="cannot write"):
-        write_textfile(tmp_path / "none" / "labkit.prom", b"")
-
-
-def test_what_goes_to_node_exporter_has_none_of_its_own_names() -> None:
-    exporter = Exporter(lambda: crowd(3))
-    exporter.refresh()
-    assert not {f.name for f in exporter.collect() if not f.name.startswith("labkit_")}
-    assert b"process_cpu_seconds_total" in exporter.text()[0]
-
-
-def test_what_a_killed_process_left_half_written_is_removed_and_nothing_else(tmp_path: Path) -> None:
-    ended = subprocess.Popen(["true"])
-    ended.wait()
-    (tmp_path / f".labkit.prom.{ended.pid}").write_bytes(b"half")
-    (tmp_path / f".other.prom.{ended.pid}").write_bytes(b"another's")
-    (tmp_path / f".labkit.prom.{os.getpid()}").write_bytes(b"somebody is at it")
-    write_textfile(tmp_path / "labkit.prom", b"new 2\n")
-    kept = {p.name for p in tmp_path.iterdir()}
-    assert kept == {"labkit.prom", f".other.prom.{ended.pid}"}
-    (tmp_path / "cells").mkdir()
-    (tmp_path / "cells" / f".20260101T000000.000000Z.parquet.{ended.pid}").write_bytes(b"half")
-    (tmp_path / "cells" / "notes.txt").write_bytes(b"mine")
-    Parquet(tmp_path)
-    assert [p.name for p in (tmp_path / "cells").iterdir()] == ["notes.txt"]
-
-
-def test_a_file_that_node_exporter_would_not_read_is_refused_before_anything_is_measured() -> None:
-    with pytest.raises(ParameterError, match=r"\.prom"):
-        Files(textfile=Path("labkit.txt"))
-    with pytest.raises(ParameterError, match="cannot be kept"):
-        Files(parquet_keep=0)
-
-
-def test_snapshots_are_read_while_the_oldest_are_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    parquet = Parquet(tmp_path, keep=2)
-    start = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
-    for step in (1, 2):
-        parquet.write(crowd(4, step=step), now=start + datetime.timedelta(seconds=step))
-    read = pd.read_parquet
-
-    def late(path: Path, **options: object) -> pd.DataFrame:
-        monkeypatch.setattr(pd, "read_parquet", read)
-        parquet.write(crowd(4, step=3), now=start + datetime.timedelta(seconds=3))
-        return read(path, **options)  # type: ignore[call-overload, no-any-return]
-
-    monkeypatch.setattr(pd, "read_parquet", late)
-    assert read_snapshots(tmp_path, "cgroups")["seconds"].unique().tolist() == [30.0]
-
-
-def test_a_folder_that_cannot_be_tidied_is_an_error_of_ours_not_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    parquet = Parquet(tmp_path, keep=1)
-
-    def refuse(self: Path, missing_ok: bool = False) -> None:
-        raise PermissionError(1, "Operation not permitted")
-
-    parquet.write(crowd(3))
-    monkeypatch.setattr(Path, "unlink", refuse)
-    with pytest.raises(OutcomesError, match="cannot remove old snapshots"):
-        parquet.write(crowd(3, step=2))
-
-
-def test_snapshots_come_back_as_they_were_in_order_and_the_oldest_go(tmp_path: Path) -> None:
-    parquet = Parquet(tmp_path, keep=2)
-    start = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
-    for step in (1, 2, 3):
-        parquet.write(crowd(4, step=step), now=start + datetime.timedelta(seconds=step))
-    for name, schema in SCHEMAS.items():
-        frame = read_snapshots(tmp_path, name)
-        assert frame["taken"].is_monotonic_increasing
-        assert frame["seconds"].unique().tolist() == [30.0, 45.0]
-        expected = pd.concat([getattr(crowd(4, step=s), name) for s in (2, 3)], ignore_index=True)
-        pd.testing.assert_frame_equal(frame[list(schema)], expected)
-    assert read_snapshots(tmp_path, "ledger")["count"].min() == 0
-    with pytest.raises(MissingCapture):
-        read_snapshots(tmp_path / "elsewhere", "cells")
-    with pytest.raises(ParameterError):
-        Parquet(tmp_path, keep=0)
 
 
 # -- labels, and the document --------------------------------------------------------------------------------------------

@@ -1,107 +1,26 @@
-"""The answer of `labkit noisy`: its JSON form, its oracles, what it shows to people, recordings and their replay."""
+"""The answer of `labkit noisy`: its JSON form, its oracles, whom it is about, and what it shows to people."""
 
 import io
 import json
-import os
-import subprocess
-import sys
-import zipfile
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 import pytest
-from click.testing import CliRunner
+from answer_maker import MS, S, made, proof, recording
 from rich.console import Console
 from snapshot_maker import Group as Made
 from snapshot_maker import crowd, snapshot
 
-from labkit.cli import main
-from labkit.errors import CaptureMismatch, MissingCapture, NoSuchCgroup, OutcomesError, ParameterError
-from labkit.kernel.cgroup import Level
-from labkit.noisy import archive, command, witnesses
+from labkit.errors import NoSuchCgroup, ParameterError
+from labkit.noisy import command, witnesses
 from labkit.noisy.answer import Answer
-from labkit.noisy.archive import Recording
 from labkit.noisy.columns import bar
 from labkit.noisy.command import noisy_command
 from labkit.noisy.screen import render
 from labkit.noisy.select import Selection
-from labkit.noisy.witnesses import Evidence, Reading, Task, evidence
+from labkit.noisy.witnesses import Evidence
 from labkit.sched.cause import CAUSES
-from labkit.sched.state import Cost, Snapshot
-
-MS, S = 10**6, 10**9
-
-
-def made() -> Snapshot:
-    """Over 10 s ``web`` waits for ``batch`` (3 s), itself and an idle CPU; ``db`` is throttled below a quota on its pod."""
-    return snapshot(
-        Made(1, "kernel threads", owner="system"),
-        Made(
-            10,
-            "shop/web",
-            {("cgroup", 11): 3 * S, ("cgroup", 10): S // 10, ("idle", 0): MS},
-            waits=900,
-            run_ns=S,
-        ),
-        Made(11, "batch", {("cgroup", 10): S}, waits=500, run_ns=6 * S),
-        Made(
-            12,
-            "shop/db",
-            {("throttled", 0): 2 * S},
-            waits=200,
-            run_ns=S,
-            namespace="shop",
-            pod="db-0",
-            container="db",
-        ),
-    )
-
-
-def level(path: str, **more: object) -> Level:
-    return Level(path, weight=None if path == "/" else 100.0, **more)  # type: ignore[arg-type]
-
-
-def reading(factor: int = 1) -> Reading:
-    """Counters of tasks as they might be at the start (0) and end (1)."""
-    groups = {
-        10: (Task(S, 3101 * MS, 900, 40, 0, 0), [level("/shop"), level("/shop/web")]),
-        11: (Task(6 * S, S, 500, 80, 5, 0), [level("/batch")]),
-        12: (
-            Task(S, 2 * S, 200, 1, 0, 0),
-            [
-                level("/shop", quota_ns=20 * MS, throttled_ns=8 * S * factor, throttled=100 * factor),
-                level("/shop/db", local_throttled_ns=2 * S * factor),
-            ],
-        ),
-    }
-    members = {
-        cgroup_id: witnesses._Member(
-            {
-                100 + cgroup_id: Task(
-                    task.run_ns * factor,
-                    task.run_delay_ns * factor,
-                    task.timeslices * factor,
-                    task.involuntary * factor,
-                    task.nice,
-                    task.policy,
-                    (task.timeslices - task.involuntary) * factor,
-                )
-            },
-            2_900_000 * factor,
-            (level("/"), *levels),
-        )
-        for cgroup_id, (task, levels) in groups.items()
-    }
-    return Reading(members, complete=True)
-
-
-def proof() -> Evidence:
-    return evidence(reading(0), reading(1))
-
-
-def recording(selection: Selection | None = None) -> Recording:
-    return Recording(made(), proof(), selection or Selection())
+from labkit.sched.state import Cost
 
 
 def as_text(answer: Answer, width: int, **more: object) -> str:
@@ -276,87 +195,6 @@ def test_pressure_counts_what_lies_below_a_cgroup() -> None:
     assert found.residuals[5]["pressure"]["waits_ns"] == 5
 
 
-# -- evidence ------------------------------------------------------------------------------------------------------
-
-
-def test_evidence_is_what_grew_and_knows_whose_quota_bit() -> None:
-    found = proof()
-    quota = found.quotas.set_index("cgroup_id").loc[12]
-    assert (quota["holder"], quota["throttled_ns"], quota["throttled_periods"]) == ("/shop", 8 * S, 100)
-    assert found.weights[found.weights["cgroup_id"] == 10]["group"].tolist() == ["/", "/shop", "/shop/web"]
-    assert found.classes.set_index("cgroup_id").loc[11, "nice"] == 5
-    for name, schema in witnesses.SCHEMAS.items():
-        assert getattr(found, name).dtypes.astype(str).to_dict() == schema
-
-
-def test_a_reused_task_id_starts_at_zero_and_a_task_from_elsewhere_is_left_out() -> None:
-    was, now = Task(9 * S, 5 * S, 70, 9, 0, 0), Task(S, 2 * S, 30, 4, 0, 0)
-    older = Reading({1: witnesses._Member({7: was, 8: was}, None, ())}, complete=True)
-    newer = Reading(
-        {1: witnesses._Member({7: now}, None, ()), 2: witnesses._Member({8: was, 9: now}, None, ())}
-    )
-    found = evidence(older, newer).oracles.set_index("cgroup_id")
-    assert found.loc[1, ["tasks", "run_delay_ns"]].tolist() == [1, 2 * S]
-    assert found.loc[2, ["tasks", "run_delay_ns", "some_ns"]].tolist() == [1, 2 * S, -1]
-
-
-def test_without_a_first_reading_of_a_cgroup_nothing_is_said_of_what_grew() -> None:
-    some = Reading(reading().members, complete=False)
-    found = evidence(Reading(), some)
-    assert found.oracles.empty
-    assert found.quotas["throttled_ns"].tolist() == [0]
-    assert len(found.weights) == 8
-
-
-def test_tasks_that_were_not_read_the_first_time_are_no_oracle() -> None:
-    """A look has so much time for tasks; counters of one that is seen for the first time are those of its whole life."""
-    life = {7: Task(900 * S, 5000 * S, 2_000_000, 9, 0, 0)}
-    now = Reading({10: witnesses._Member(life, None, ())})
-    unasked = Reading({10: witnesses._Member({}, None, (), asked=False)})
-    assert evidence(unasked, now).oracles.empty
-    assert evidence(now, unasked).oracles.empty
-    assert evidence(now, now).oracles["run_delay_ns"].tolist() == [0]
-    found = Answer.from_snapshot(made(), evidence=evidence(unasked, now))
-    assert found.residuals[10]["run_delay"] is None
-
-
-def test_a_task_older_than_the_first_reading_came_from_a_cgroup_that_was_not_read() -> None:
-    young, old = (Task(S, S, 9, 0, 0, 0, 0, started_s) for started_s in (101.0, 99.0))
-    older = Reading({10: witnesses._Member({}, None, ())}, began_s=100.0)
-    newer = Reading({10: witnesses._Member({7: young, 8: old}, None, ())})
-    assert evidence(older, newer).oracles[["tasks", "run_delay_ns"]].to_numpy().tolist() == [[1, S]]
-
-
-def test_before_linux_6_6_cpu_stat_of_the_quotas_own_group_of_one_task_is_the_oracle() -> None:
-    def at(factor: int, *, tasks: int = 1, holder: str = "/a") -> Reading:
-        one = Task(S, S, 9, 0, 0, 0)
-        quota = {"quota_ns": 10 * MS, "throttled_ns": 7 * S * factor, "throttled": 5}
-        chain = tuple(level(path, **(quota if path == holder else {})) for path in ("/", "/a"))
-        return Reading({10: witnesses._Member(dict.fromkeys(range(tasks), one), None, chain)}, complete=True)
-
-    def throttled(**more: object) -> int:
-        return int(evidence(at(1, **more), at(2, **more)).oracles["throttled_ns"].iloc[0])  # type: ignore[arg-type]
-
-    assert throttled() == 7 * S
-    assert throttled(tasks=2) == -1
-    assert throttled(holder="/") == -1
-
-
-def test_a_cgroup_that_died_keeps_its_weight() -> None:
-    found = evidence(reading(1), Reading())
-    assert set(found.weights["cgroup_id"]) == {10, 11, 12}
-    assert found.classes.empty
-
-
-def test_realtime_counts_only_where_it_had_most_of_the_time() -> None:
-    def of(fifo_ns: int) -> int:
-        tasks = {1: Task(fifo_ns, 0, 1, 0, 0, 1), 2: Task(S, 0, 1, 0, 0, 0)}
-        newer = Reading({1: witnesses._Member(tasks, None, ())})
-        return int(evidence(Reading(complete=True), newer).classes.loc[0, "realtime"])
-
-    assert (of(2 * S), of(S // 2)) == (1, 0)
-
-
 # -- what was asked for --------------------------------------------------------------------------------------------
 
 
@@ -516,135 +354,3 @@ def test_a_bar_is_as_wide_as_asked_and_shows_each_cause_that_matters() -> None:
     for verdict in Answer.from_snapshot(crowd(40)).verdicts:
         for width in (1, 3, 10, 24):
             assert len(bar(verdict, width).plain) == width
-
-
-# -- recordings ----------------------------------------------------------------------------------------------------
-
-
-def test_a_replay_gives_the_identical_answer(tmp_path: Path) -> None:
-    kept = recording(Selection(globs=("/shop",)))
-    archive.save(tmp_path / "night.noisy", kept)
-    live, replayed = kept.answer().as_dict(), archive.load(tmp_path / "night.noisy").answer().as_dict()
-    assert (live.pop("mode"), replayed.pop("mode")) == ("live", "replay")
-    assert (live["ledger"].pop("mode"), replayed["ledger"].pop("mode")) == ("live", "replay")
-    assert replayed == live
-
-
-def test_labkit_replay_shows_a_recording_as_a_table_and_as_json(tmp_path: Path) -> None:
-    file = tmp_path / "night.noisy"
-    archive.save(file, recording())
-    shown = CliRunner().invoke(main, ["replay", str(file)])
-    assert shown.exit_code == 0
-    assert "REPLAY on Linux 6.18.0-test" in shown.output
-    as_json = CliRunner().invoke(main, ["replay", "--json", str(file)])
-    assert json.loads(as_json.output)["cgroups"][0]["verdict"] == "noisy_neighbor"
-    assert CliRunner().invoke(main, ["replay", "--json", str(tmp_path)]).exit_code == 2
-
-
-def test_recordings_of_before_later_columns_and_frames_still_replay(tmp_path: Path) -> None:
-    archive.save(tmp_path / "new", recording())
-    with zipfile.ZipFile(tmp_path / "new") as file:
-        oracles = pd.read_parquet(io.BytesIO(file.read("oracles.parquet"))).drop(columns="voluntary")
-    packed = io.BytesIO()
-    oracles.to_parquet(packed)
-    change = {"oracles.parquet": packed.getvalue(), "requests.parquet": None, "stamps.parquet": None}
-    old = archive.load(_rewritten(tmp_path / "new", tmp_path / "old", change)).answer().as_dict()
-    new = archive.load(tmp_path / "new").answer().as_dict()
-    assert old["cgroups"][0]["residual"].pop("voluntary_switches") is None
-    assert new["cgroups"][0]["residual"].pop("voluntary_switches") is not None
-    assert old["cgroups"][0] == new["cgroups"][0]
-
-
-def test_letters_that_the_output_cannot_show_are_escaped_and_lose_no_answer(tmp_path: Path) -> None:
-    file = tmp_path / "name.noisy"
-    one = recording()
-    names = one.snapshot.names.assign(name="caf\u00e9-" + "x" * 80)
-    archive.save(file, replace(one, snapshot=replace(one.snapshot, names=names)))
-    found = subprocess.run(
-        [sys.executable, "-m", "labkit.cli", "replay", str(file)],
-        capture_output=True,
-        env=os.environ | {"PYTHONIOENCODING": "ascii"},
-        check=False,
-    )
-    assert found.returncode == 0, found.stderr.decode()
-    assert "caf\\xe9-x" in found.stdout.decode("ascii")
-
-
-def test_an_answer_is_shown_before_it_is_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The disk may be full: what was measured for minutes is on the screen by then."""
-
-    def full(path: Path, write: object) -> None:
-        raise OutcomesError("cannot write", why="No space left on device")
-
-    class Nothing:
-        def __init__(self, *_: object, **__: object) -> None: ...
-        def __enter__(self) -> "Nothing":
-            return self
-
-        def __exit__(self, *_: object) -> None: ...
-
-    for name in ("Directory", "Watch", "Stamps"):
-        monkeypatch.setattr(f"labkit.noisy.command.{name}", Nothing)
-    monkeypatch.setattr("labkit.noisy.command._Session.once", lambda *_, **__: recording())
-    monkeypatch.setattr(archive, "write_whole", full)
-    with pytest.raises(OutcomesError, match="cannot write"):
-        noisy_command(seconds=1.0, as_json=True, record=tmp_path / "full.noisy")
-    assert json.loads(capsys.readouterr().out)["cgroups"][0]["name"] == "shop/web"
-
-
-def test_a_recording_is_never_overwritten(tmp_path: Path) -> None:
-    archive.save(tmp_path / "a", recording())
-    with pytest.raises(OutcomesError, match="exists"):
-        archive.save(tmp_path / "a", recording())
-    with pytest.raises(OutcomesError, match="no folder"):
-        archive.save(tmp_path / "nowhere/a", recording())
-
-
-def _rewritten(source: Path, target: Path, change: dict[str, bytes | None]) -> Path:
-    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
-        for name in old.namelist():
-            content = change.get(name, old.read(name))
-            if content is not None:
-                new.writestr(name, content)
-    return target
-
-
-def test_every_piece_of_a_truncated_recording_is_refused_clearly(tmp_path: Path) -> None:
-    archive.save(tmp_path / "whole", recording())
-    whole = (tmp_path / "whole").read_bytes()
-    for size in (0, 1, 100, len(whole) // 2, len(whole) - 1):
-        (tmp_path / "part").write_bytes(whole[:size])
-        with pytest.raises(CaptureMismatch):
-            archive.load(tmp_path / "part")
-    flipped = bytearray(whole)
-    flipped[len(whole) // 3] ^= 0xFF
-    (tmp_path / "flipped").write_bytes(flipped)
-    with pytest.raises(CaptureMismatch):
-        archive.load(tmp_path / "flipped")
-    with pytest.raises(MissingCapture):
-        archive.load(tmp_path / "absent")
-
-
-def test_a_recording_of_another_program_format_or_shape_is_refused(tmp_path: Path) -> None:
-    archive.save(tmp_path / "whole", recording())
-    with zipfile.ZipFile(tmp_path / "whole") as file:
-        head = json.loads(file.read("recording.json"))
-    wrong: dict[str, tuple[dict[str, bytes | None], str]] = {
-        "program": (
-            {"recording.json": json.dumps(head | {"program": "runq_latency"}).encode()},
-            "runq_latency",
-        ),
-        "format": ({"recording.json": json.dumps(head | {"format": 99}).encode()}, "format 99"),
-        "list": ({"recording.json": b"[]"}, "recording of None"),
-        "missing": ({"cells.parquet": None}, "no cells.parquet"),
-        "no head": ({"recording.json": None}, "no recording.json"),
-        "garbage": ({"cells.parquet": b"PAR1 nonsense"}, "damaged"),
-        "head": ({"recording.json": b"{"}, "damaged"),
-    }
-    for name, (change, words) in wrong.items():
-        file = _rewritten(tmp_path / "whole", tmp_path / name, change)
-        with pytest.raises(CaptureMismatch, match=words):
-            archive.load(file)
-        assert CliRunner().invoke(main, ["replay", str(file)]).exit_code == 2
