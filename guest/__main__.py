@@ -16,7 +16,7 @@ from guest.errors import GuestDied, GuestError, HostCannot
 from guest.host import say
 from guest.image import Image, ensure_image, remove_images
 from guest.machine import Machine, TimedOut
-from guest.release import DEFAULT, RELEASES
+from guest.release import DEFAULT, RELEASES, Release
 from guest.root import VENV
 from guest.start import machine
 from labkit.paths import lab_root
@@ -196,29 +196,53 @@ SURVEY_S = 2400.0  # some seventy compilations and thirteen comparisons, under e
     multiple=True,
     help="Survey only these (`here`: this machine), and keep what is written of the others.",
 )
-def compatibility(timeout_s: float, only: tuple[str, ...]) -> None:
+@click.option(
+    "--changed",
+    "only_changed",
+    is_flag=True,
+    help="Survey only programs that have changed since the last one.",
+)
+def compatibility(timeout_s: float, only: tuple[str, ...], only_changed: bool) -> None:
     """Survey this machine and every guest, and write docs/compatibility.md."""
-    from guest.compatibility import document, load, save
-    from guest.survey import survey
+    from guest.compatibility import changed, document, load, merged, save
 
-    chosen = only or (HERE, *RELEASES)
     places = {HERE: "a machine", **{name: f"guest `{name}`" for name in RELEASES}}
-    anew = {places[name] for name in chosen if name in places}
-    surveys = [found for found in load() if found["machine"]["where"] not in anew]
-    if HERE in chosen:
-        say(f"survey of this machine, Linux {platform.release()}")
-        surveys.append(_placed(survey(), places[HERE]))
-    for release in (RELEASES[name] for name in chosen if name in RELEASES):
-        image = ensure_image(release)
-        say(f"survey of {release.name}, Linux {image.kernel}")
-        with machine(image, root=lab_root(), fresh=True) as guest:
-            code, text = guest.run([f"{VENV}/bin/python", "-m", "guest.survey"], timeout_s=timeout_s)
-        if code:
-            raise GuestError(f"The survey of {release.name} failed with {code}.", why=text[-2000:])
-        surveys.append(_placed(json.loads(text[text.index("{") :]), places[release.name]))
-    surveys.sort(key=lambda found: [int(n) for n in re.findall(r"\d+", found["machine"]["kernel"])[:2]])
+    known = {found["machine"]["where"]: found for found in load()}
+    for name in only or places:
+        older = known.get(places.get(name, "")) if only_changed else None
+        names = None if older is None else changed(older)
+        if name not in places or names == []:
+            continue
+        release = RELEASES.get(name)
+        found = _placed(_surveyed(release, names, timeout_s), places[name])
+        same = older is not None and names and older["machine"]["kernel"] == found["machine"]["kernel"]
+        if older is not None and names and not same:
+            found = _placed(_surveyed(release, None, timeout_s), places[name])  # another kernel by now
+        known[places[name]] = merged(older, found) if older is not None and same else found
+    surveys = sorted(
+        known.values(), key=lambda found: [int(n) for n in re.findall(r"\d+", found["machine"]["kernel"])[:2]]
+    )
     save(surveys)
     say(f"wrote {document()}")
+
+
+def _surveyed(release: Release | None, names: list[str] | None, timeout_s: float) -> dict[str, Any]:
+    """A survey of a guest, or of this machine; of these programs only."""
+    what = "" if names is None else f" ({', '.join(names)})"
+    if release is None:
+        from guest.survey import survey
+
+        say(f"survey of this machine, Linux {platform.release()}{what}")
+        return survey(names)
+    image = ensure_image(release)
+    say(f"survey of {release.name}, Linux {image.kernel}{what}")
+    with machine(image, root=lab_root(), fresh=True) as guest:
+        command = [f"{VENV}/bin/python", "-m", "guest.survey", *(names or [])]
+        code, text = guest.run(command, timeout_s=timeout_s)
+    if code:
+        raise GuestError(f"The survey of {release.name} failed with {code}.", why=text[-2000:])
+    found: dict[str, Any] = json.loads(text[text.index("{") :])
+    return found
 
 
 def _placed(found: dict[str, Any], where: str) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from guest.survey import VERSION, digest
-from labkit.lessons.rejects import rejects
-from labkit.paths import bpf_dir, lab_root
+from guest.comparisons import COMPARISONS
+from guest.survey import VERSION, digest, programs
+from labkit.paths import lab_root
 
-__all__ = ["RESULTS", "changed", "document", "load", "render", "save"]
+__all__ = ["RESULTS", "changed", "document", "load", "merged", "render", "save"]
 
 RESULTS = lab_root() / "docs/compatibility.json"
 
@@ -21,7 +21,7 @@ _HEAD = """\
 
 Made by `./task compatibility`; do not edit. Every program of `bpf/` was compiled by the system's bcc, loaded and
 attached on every hook that it names, on each of these kernels, and its ledger balanced. The column *programs* says whether
-they are still those that were surveyed (`./task compatibility -- --only NAME` surveys one machine anew). Kernels in a guest
+they are still those that were surveyed (`./task compatibility -- --changed` looks at the others again). Kernels in a guest
 run under QEMU's software emulation (`guest/`): what is compared there is what was counted, never how fast.
 
 """
@@ -92,9 +92,26 @@ def changed(survey: dict[str, Any]) -> list[str] | None:
     """Programs whose text is not the one that was surveyed, new ones too; None if the survey itself is an earlier one."""
     if survey.get("version") != VERSION:
         return None
-    names = {path.stem for path in bpf_dir().glob("*.c")} | {f"rejects/{one.name}" for one in rejects()}
-    known = survey["digests"]
+    names, known = set(programs()), survey["digests"]
     return sorted(name for name in names | set(known) if name not in names or known.get(name) != digest(name))
+
+
+def merged(older: dict[str, Any], newer: dict[str, Any]) -> dict[str, Any]:
+    """A survey of the programs that had changed since an older one, with what still holds of that."""
+    there, anew = set(programs()), set(newer["digests"])
+
+    def rows(section: str, order: list[str], prefix: str = "") -> list[dict[str, Any]]:
+        kept = [row for row in older[section] if f"{prefix}{row['program']}" in there - anew]
+        return sorted([*kept, *newer[section]], key=lambda row: order.index(f"{prefix}{row['program']}"))
+
+    return newer | {
+        "digests": {
+            name: known for name, known in (older["digests"] | newer["digests"]).items() if name in there
+        },
+        "hooks": rows("hooks", programs()),
+        "comparisons": rows("comparisons", [name for name, _, _ in COMPARISONS]),
+        "rejects": rows("rejects", programs(), "rejects/"),
+    }
 
 
 def _currency(survey: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from labkit.lessons.rejects import Reject, judge, rejects
 from labkit.paths import bpf_dir
 from labkit.spec import Hook, ProgramSpec, read
 
-__all__ = ["VERSION", "comparisons", "digest", "hooks", "survey"]
+__all__ = ["VERSION", "comparisons", "digest", "hooks", "programs", "survey"]
 
 #: Of the survey itself: what is tried, and what the words mean. Another one makes what was found with it old.
 VERSION = 2
@@ -37,35 +37,45 @@ def digest(name: str) -> str:
     return hashlib.sha256(b"\0".join(Path(part).read_bytes() for part in parts)).hexdigest()[:12]
 
 
-def survey() -> dict[str, Any]:
+def survey(only: Collection[str] | None = None) -> dict[str, Any]:
     """Load, attach and compare everything.
 
+    :param only: these programs (``NAME``, ``rejects/NAME``) and nothing else.
     :returns: ``version``, ``digests`` (program -> :func:`digest`), ``machine`` (kernel, distribution, arch, bcc, cgroups),
         ``hooks`` (rows ``program``, ``label``, ``hook``, ``result`` in {"works", "absent", "not compiled", "refused",
         "failed"}, ``detail``), ``comparisons`` (rows ``program``, ``with``, ``result`` in {"agrees", "differs", "absent",
         "failed"}, ``detail``) and ``rejects`` (rows ``program``, ``stage``, ``result`` in {"as described", "let in",
         "differs"}, ``mended`` in {"let in", "refused"}, ``detail``).
     """
-    names = sorted(path.stem for path in bpf_dir().glob("*.c"))
+    names = [name for name in programs() if only is None or name in only]
+    refused = [one for one in rejects() if f"rejects/{one.name}" in names]
     return {
         "version": VERSION,
-        "digests": {name: digest(name) for name in (*names, *(f"rejects/{one.name}" for one in rejects()))},
+        "digests": {name: digest(name) for name in names},
         "machine": _machine(),
-        "hooks": hooks(),
-        "comparisons": comparisons(),
-        "rejects": [_rejected(one) for one in rejects()],
+        "hooks": hooks(names),
+        "comparisons": comparisons(names),
+        "rejects": [_rejected(one) for one in refused],
     }
 
 
-def hooks() -> list[dict[str, str]]:
+def programs() -> list[str]:
+    """What there is to survey: programs, and lessons of programs that are refused."""
+    return [
+        *sorted(path.stem for path in bpf_dir().glob("*.c")),
+        *(f"rejects/{one.name}" for one in rejects()),
+    ]
+
+
+def hooks(names: Collection[str] | None = None) -> list[dict[str, str]]:
     """The rows ``hooks`` of a survey."""
-    names = sorted(path.stem for path in bpf_dir().glob("*.c"))
-    return [row for name in names for row in _hooks(read(name))]
+    chosen = [name for name in programs() if "/" not in name and (names is None or name in names)]
+    return [row for name in chosen for row in _hooks(read(name))]
 
 
-def comparisons() -> list[dict[str, str]]:
+def comparisons(names: Collection[str] | None = None) -> list[dict[str, str]]:
     """The rows ``comparisons`` of a survey."""
-    return [compared(*comparison) for comparison in COMPARISONS]
+    return [compared(*comparison) for comparison in COMPARISONS if names is None or comparison[0] in names]
 
 
 def _machine() -> dict[str, str]:
@@ -133,5 +143,5 @@ def _rejected(one: Reject) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    json.dump(survey(), sys.stdout, indent=1)
+    json.dump(survey(sys.argv[1:] or None), sys.stdout, indent=1)
     print()

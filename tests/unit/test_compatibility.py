@@ -116,3 +116,31 @@ def test_each_kernel_is_a_column_and_each_reason_a_note() -> None:
     assert "| `p` | l | `tracepoint:a:b` | yes | refused (2) |" in text
     assert "1. there is none\n2. VerifierRejected: too long" in text
     assert "| `p` | w | agrees: +0.1 % | agrees: +0.1 % |" in text
+
+
+def test_a_survey_of_what_has_changed_keeps_what_still_holds() -> None:
+    older = {
+        "version": VERSION,
+        "digests": {"hello": "new", "ladder": "old", "gone": "old", "rejects/no_bounds": "old"},
+        "machine": {"kernel": "6.1"},
+        "hooks": [{"program": name, "result": "works"} for name in ("gone", "hello", "ladder")],
+        "comparisons": [{"program": "ladder", "detail": "then"}],
+        "rejects": [{"program": "no_bounds", "detail": "then"}, {"program": "big_stack", "detail": "then"}],
+    }
+    newer = older | {
+        "digests": {"ladder": "new", "rejects/no_bounds": "new"},
+        "hooks": [{"program": "ladder", "result": "refused"}],
+        "comparisons": [{"program": "ladder", "detail": "now"}],
+        "rejects": [{"program": "no_bounds", "detail": "now"}],
+    }
+    found = compatibility.merged(older, newer)
+    assert found["digests"] == {"hello": "new", "ladder": "new", "rejects/no_bounds": "new"}
+    assert [(row["program"], row["result"]) for row in found["hooks"]] == [
+        ("hello", "works"),
+        ("ladder", "refused"),
+    ]
+    assert [row["detail"] for row in found["comparisons"]] == ["now"]
+    assert {row["program"]: row["detail"] for row in found["rejects"]} == {
+        "no_bounds": "now",
+        "big_stack": "then",
+    }
