@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labkit import spec
@@ -120,6 +120,7 @@ def test_what_is_not_compiled_does_not_matter_and_what_is_does() -> None:
     assert preprocess(text, "t.c", {}).split("\n") == ["", "", "", "int a;", "", "", ""]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**64 - 1))
 def test_the_slots_of_histograms_are_those_of_the_library(number: int) -> None:
     assert value(f"lk_log2_slot({number}ULL)") == int(log2_slot([number])[0])
