@@ -143,9 +143,13 @@ def test_oracles_agree(run: Judged) -> None:
         assert whole["pressure"]["holds"], whole["pressure"]
 
 
+#: The run queue's clock is read a moment before the stamp: a virtual CPU that is paused in between parts the two, once or twice.
+VCPU_PAUSED_NS = 2_000_000
+
+
 def test_another_clock_agrees(run: Judged) -> None:
     """A wait that was moved to another CPU is charged in two parts, so that one of them may lie before the stamps began."""
     stamps = run.answer.residuals[run.victim.cgroup_id]["stamps"]
     assert stamps is not None
-    allowed = allowed_ns(stamps["oracle_ns"], stamps["waits"]) + run.moved_ns
+    allowed = allowed_ns(stamps["oracle_ns"], stamps["waits"]) + run.moved_ns + VCPU_PAUSED_NS
     assert abs(stamps["residual_ns"]) <= allowed, stamps

@@ -122,6 +122,14 @@ def scraped_since(prometheus: Prometheus, path: str, moment_s: float) -> float:
     return float(prometheus.until(later, what=f"a scrape of {path}", seconds=60))
 
 
+def at_rest(exporter: Exporter) -> Snapshot:
+    """A snapshot that begins after this moment: the exporter's latest may be a little older."""
+    now_ns = time.monotonic_ns()
+    while (found := exporter.refresh()).taken_ns < now_ns:
+        time.sleep(0.05)
+    return found
+
+
 @pytest.fixture(scope="module")
 def observed() -> Iterator[Observed]:
     tools()
@@ -147,7 +155,7 @@ def observed() -> Iterator[Observed]:
             with scenario(name, seconds=SECONDS).run() as truth:
                 ended = time.time()
                 cgroups = dict(zip(truth.tasks["role"], truth.tasks["cgroup"], strict=True))
-                after = exporter.refresh()
+                after = at_rest(exporter)
                 scraped = scraped_since(prometheus, cgroups["service"], time.time())
                 found.periods[name] = Period(began, ended, scraped, cgroups, after)
             found.periods[name].tombstone_s = scraped_since(prometheus, cgroups["service"], time.time())
