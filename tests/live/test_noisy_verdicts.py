@@ -143,7 +143,7 @@ def test_oracles_agree(run: Judged) -> None:
         assert whole["pressure"]["holds"], whole["pressure"]
 
 
-#: The run queue's clock is read a moment before the stamp: a virtual CPU that is paused in between parts the two, once or twice.
+#: The run queue's clock is read a moment before the stamp: a virtual CPU that is paused in between parts the two.
 VCPU_PAUSED_NS = 2_000_000
 
 
