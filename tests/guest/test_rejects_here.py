@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from labkit import program
+from labkit import loader
 from labkit.lessons.ch05 import LIMIT, walk
 from labkit.lessons.rejects import Reject, judge, rejects
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.guest
 @pytest.mark.parametrize("one", rejects(), ids=lambda one: one.name)
 def test_it_is_refused_with_these_words(one: Reject, monkeypatch: pytest.MonkeyPatch) -> None:
     # The line of C needs another compilation, which takes seconds in here.
-    monkeypatch.setattr(program, "source_lines", lambda *_: {})
+    monkeypatch.setattr(loader, "source_lines", lambda *_: {})
     told = one.judge()
     assert one.fits(told, line=False), told
 
