@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
-import gc
 import json
 import shutil
 import socket
@@ -19,7 +18,6 @@ import subprocess
 import termios
 import threading
 import time
-import warnings
 from collections import deque
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -157,11 +155,6 @@ class Api:
         self.server.shutdown()
         self.server.server_close()
         self._thread.join()
-        # A connection that a test cut off may have a thread that ends after its server. What it leaves is collected here,
-        # or it would be a warning in whichever test comes next.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)
-            gc.collect()
 
 
 class _Handler(BaseHTTPRequestHandler):
