@@ -291,7 +291,7 @@ def test_what_five_thousand_cgroups_expose_is_bounded() -> None:
 @pytest.mark.timeout(1800)
 def test_memory_is_flat_over_a_thousand_scrapes_of_five_thousand_cgroups() -> None:
     """Of the process that people run, over HTTP, by its own account; it judges meanwhile."""
-    with many_cgroups(5000) as visit, served("--interval", "5") as exporter:
+    with many_cgroups(5000) as visit, served("--interval", "1") as exporter:
         for _ in range(2):  # what ran before it was loaded, it has not seen; a series is for who comes again
             visit()
             exporter.get()
@@ -311,5 +311,5 @@ def test_memory_is_flat_over_a_thousand_scrapes_of_five_thousand_cgroups() -> No
         assert re.search(r"^labkit_scrapes_total 1001\.0$", text, re.MULTILINE)
         snapshots = re.search(r"^labkit_collects_total (\S+)$", text, re.MULTILINE)
         assert snapshots
-        assert float(snapshots[1]) > 100
+        assert float(snapshots[1]) >= 10, "scrapes share a snapshot while it is young; some must be new"
         assert max(sizes[10:]) < 1.05 * max(sizes[:10]), sizes
